@@ -1,0 +1,5 @@
+"""Every tolerance of the test suite, by name. Integer paths are exact and have none."""
+
+STEP_EQUALS_CLIP_RELATIVE = 1e-5  # of the clip's peak (design, numerical contract)
+ONNXRUNTIME_CODES_EQUAL = 0.998  # share of equal int8 codes, max difference 1
+LITERT_CODES_EQUAL = 0.995  # share of equal int8 codes, max difference 1
