@@ -1,0 +1,118 @@
+"""The first arrow: from an ``nn.Module`` over clips to a proven :class:`StepProgram`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from math import ceil
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from spectral_edge.errors import SpecError
+from spectral_edge.program import StepProgram, TensorSpec
+from spectral_edge.streaming.rewrite import Rewriter, Value
+from spectral_edge.streaming.rules import RULES
+from spectral_edge.streaming.trace import ClipGraph, trace
+from spectral_edge.streaming.verify import CHECK_LENGTHS, verify
+
+__all__ = ["streamify"]
+
+
+def streamify(
+    model: nn.Module,
+    example: torch.Tensor | Sequence[torch.Tensor],
+    time_dim: int | Sequence[int | None],
+    *,
+    check_lengths: Sequence[int] = CHECK_LENGTHS,
+) -> StepProgram:
+    """Derive the one-hop program of a causal model and prove it.
+
+    The model is traced over clips of symbolic length; every op that reaches across time is rewritten
+    into the current frame plus explicit state; the result is compared with the model on random clips.
+
+    Args:
+        model: any module; traced in eval mode, not changed.
+        example: one tensor per input of ``forward``; only rank, dtype and sizes other than batch
+            and time count.
+        time_dim: time axis, one for all inputs or one per input (None: an input without time).
+        check_lengths: lengths in steps of the clips compared; empty skips the comparison.
+
+    Returns:
+        A float32 program with ``program.run(clip) == model(clip)``.
+
+    Raises:
+        NotStreamable: an op that is not causal with finite lookahead: where, why, what instead.
+        ParityError: the derived program differs from the model (never returned silently).
+        SpecError: example and time_dim do not fit together.
+    """
+    tensors = (example,) if isinstance(example, torch.Tensor) else tuple(example)
+    if not tensors or not all(isinstance(t, torch.Tensor) for t in tensors):
+        raise SpecError("example must be a tensor or a tuple of tensors")
+    dims = [time_dim] * len(tensors) if isinstance(time_dim, int) else list(time_dim)
+    if len(dims) != len(tensors):
+        raise SpecError(f"time_dim has {len(dims)} entries, example has {len(tensors)} tensors")
+    dims = [
+        d + t.ndim if d is not None and d < 0 else d for d, t in zip(dims, tensors, strict=True)
+    ]
+    model = copy.deepcopy(model).eval()
+    clip = trace(model, tensors, dims)
+    program = _rewrite(clip)
+    if check_lengths:
+        error = verify(program, model, tensors, check_lengths)
+        program = program.with_(
+            provenance={**program.provenance, "streaming_parity": f"{error:.1e} of the peak"}
+        )
+    return program.with_(provenance={**program.provenance, "model": type(model).__name__})
+
+
+def _rewrite(clip: ClipGraph) -> StepProgram:
+    rewriter = Rewriter(clip, RULES)
+    outputs = rewriter.run()
+    states = rewriter.state_specs()
+    module = rewriter.module(outputs)
+    delay = max(ceil(v.offset / v.rate) for v in outputs)
+    past = max(v.past for v in outputs)
+    program = StepProgram(
+        module=module,
+        inputs=tuple(
+            TensorSpec(name, _input_shape(x, axis, rewriter.hop), _dtype(x), axis)
+            for name, x, axis in zip(clip.input_names, clip.example, clip.time_dims, strict=True)
+        ),
+        outputs=tuple(
+            _output_spec(rewriter, name, value)
+            for name, value in zip(clip.output_names, outputs, strict=True)
+        ),
+        states=states,
+        output_kind=clip.output_kind,
+        delay=delay,
+        receptive_field=ceil(past) + delay + 1,
+        hop_multiple=rewriter.hop,
+    )
+    return program.with_(macs=_count_macs(program))
+
+
+def _input_shape(x: torch.Tensor, axis: int | None, hop: int) -> tuple[int, ...]:
+    shape = [1, *x.shape[1:]]
+    if axis is not None:
+        shape[axis] = hop
+    return tuple(shape)
+
+
+def _output_spec(rewriter: Rewriter, name: str, value: Value) -> TensorSpec:
+    val: Any = value.clip.meta["val"]
+    shape = tuple(1 if n == -1 else int(n) for n in rewriter.step_shape(val))
+    return TensorSpec(name, shape, _dtype(val), value.axis)
+
+
+def _dtype(x: torch.Tensor) -> str:
+    return str(x.dtype).removeprefix("torch.")
+
+
+def _count_macs(program: StepProgram) -> int:
+    inputs = [torch.zeros(t.shape, dtype=getattr(torch, t.dtype)) for t in program.inputs]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        program.step(inputs, program.initial_states(1))
+    return counter.get_total_flops() // 2

@@ -1,0 +1,176 @@
+"""The model's ``forward`` as an ATen graph whose batch and frame counts are symbols."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import sympy  # type: ignore[import-untyped]
+import torch
+from torch import fx, nn
+from torch.export import Dim
+
+from spectral_edge.errors import NotStreamable, SpecError
+from spectral_edge.streaming.fold import fold_batch_norm
+
+__all__ = ["ClipGraph", "trace"]
+
+TRACE_FRAMES = 48  # divisible by the usual strides; only an example, T is symbolic
+TRACE_BATCH = 3
+PROBE_BATCH = 7  # concrete batch at which symbolic sizes are compared
+
+
+@dataclass(frozen=True)
+class ClipGraph:
+    """A traced model.
+
+    Attributes:
+        module: ATen graph ``(inputs...) -> outputs``; every node carries ``meta["val"]`` with
+            symbolic shapes.
+        input_names: as in ``forward``.
+        time_dims: time axis of each input, None for an input without time.
+        output_names: ``output`` or the keys of the returned dict.
+        output_kind: ``tensor``, ``tuple`` or ``dict``.
+        example: concrete inputs with ``TRACE_FRAMES`` frames.
+        frames: the symbol T; ``batch`` the symbol B (None when the batch was fixed to 1).
+    """
+
+    module: fx.GraphModule
+    input_names: tuple[str, ...]
+    time_dims: tuple[int | None, ...]
+    output_names: tuple[str, ...]
+    output_kind: str
+    example: tuple[torch.Tensor, ...]
+    frames: sympy.Symbol
+    batch: sympy.Symbol | None
+
+    def size(self, value: Any, frames: int, batch: int = PROBE_BATCH) -> int:
+        """Evaluate a size (int or SymInt) at ``frames`` and ``batch``."""
+        if isinstance(value, int):
+            return value
+        expr = value.node.expr
+        known = {self.frames: frames}
+        if self.batch is not None:
+            known[self.batch] = batch
+        return int(expr.subs(known))
+
+    def slope(self, value: Any, batch: int = PROBE_BATCH) -> Fraction:
+        """Return how much a size grows for each additional frame of the clip (0: not at all)."""
+        if isinstance(value, int):
+            return Fraction(0)
+        step = 5040  # a multiple of every stride product that occurs
+        low, high = 10 * step, 11 * step
+        return Fraction(self.size(value, high, batch) - self.size(value, low, batch), step)
+
+
+def trace(
+    model: nn.Module, example: Sequence[torch.Tensor], time_dims: Sequence[int | None]
+) -> ClipGraph:
+    """Trace ``model.forward`` over clips of symbolic length and batch.
+
+    Args:
+        model: in eval mode.
+        example: one tensor per input; only ranks, dtypes and the other sizes count.
+        time_dims: time axis of each input or None.
+
+    Raises:
+        NotStreamable: the graph depends on a concrete number of frames (a Python loop over time),
+            or on the data.
+        SpecError: example and time_dims do not fit together.
+    """
+    names = _input_names(model, example)
+    batch_dim, time_dim = Dim("batch", min=1, max=1024), Dim("frames", min=2, max=1 << 20)
+    args: list[torch.Tensor] = []
+    shapes: list[dict[int, Any]] = []
+    for tensor, axis in zip(example, time_dims, strict=True):
+        if axis is not None and not 0 < axis < tensor.ndim:
+            raise SpecError(
+                f"time_dim is {axis}, the input has axes 1…{tensor.ndim - 1} (0: batch)"
+            )
+        shape = list(tensor.shape)
+        shape[0] = TRACE_BATCH
+        dims: dict[int, Any] = {0: batch_dim}
+        if axis is not None:
+            shape[axis] = TRACE_FRAMES
+            dims[axis] = time_dim
+        args.append(_random_like(tensor, shape))
+        shapes.append(dims)
+    exported = _export(model, tuple(args), tuple(shapes))
+    module = exported.module(check_guards=False)
+    fold_batch_norm(module)
+    placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
+    frames, batch = _symbols(placeholders, time_dims)
+    with torch.no_grad():
+        result = model(*args)
+    output_names, kind = _output_names(result)
+    return ClipGraph(
+        module, names, tuple(time_dims), output_names, kind, tuple(args), frames, batch
+    )
+
+
+def _export(
+    model: nn.Module, args: tuple[torch.Tensor, ...], shapes: tuple[dict[int, Any], ...]
+) -> torch.export.ExportedProgram:
+    try:
+        with torch.no_grad():
+            return torch.export.export(model, args, dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # torch raises many classes here; all mean the same for the author
+        text = str(error)
+        if "specialized" in text or "Constraints violated" in text or "not all values" in text:
+            reason = (
+                "the graph depends on a concrete number of frames or batch (a Python loop over time, "
+                "or int(x.shape[...])). Use nn.GRU/LSTM/RNN or spectral_edge.layers.scan for "
+                "recurrence, and shape arithmetic without int()"
+            )
+        elif "data-dependent" in text or "GuardOnDataDependent" in text:
+            reason = "control flow depends on data. Write it with torch.where"
+        else:
+            reason = "torch.export cannot trace it"
+        first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
+        raise NotStreamable(
+            f"{type(model).__name__}.forward: {reason} [{first.strip()}]"
+        ) from error
+
+
+def _random_like(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    if tensor.dtype.is_floating_point:
+        return torch.randn(list(shape), generator=generator).to(tensor.dtype)
+    return torch.zeros(list(shape), dtype=tensor.dtype)
+
+
+def _input_names(model: nn.Module, example: Sequence[torch.Tensor]) -> tuple[str, ...]:
+    names = list(inspect.signature(model.forward).parameters)
+    if len(names) < len(example):
+        raise SpecError(f"example has {len(example)} tensors, forward takes {len(names)}")
+    return tuple(names[: len(example)])
+
+
+def _symbols(
+    placeholders: Sequence[fx.Node], time_dims: Sequence[int | None]
+) -> tuple[sympy.Symbol, sympy.Symbol | None]:
+    frames = batch = None
+    for node, axis in zip(placeholders, time_dims, strict=True):
+        shape = node.meta["val"].shape
+        if axis is not None:
+            frames = shape[axis].node.expr
+        if not isinstance(shape[0], int):
+            batch = shape[0].node.expr
+    if frames is None:
+        frames = sympy.Symbol("no_frames")
+    return frames, batch
+
+
+def _output_names(result: Any) -> tuple[tuple[str, ...], str]:
+    if isinstance(result, torch.Tensor):
+        return ("output",), "tensor"
+    if isinstance(result, dict) and all(isinstance(v, torch.Tensor) for v in result.values()):
+        return tuple(str(key) for key in result), "dict"
+    if isinstance(result, (tuple, list)) and all(isinstance(v, torch.Tensor) for v in result):
+        return tuple(f"output_{i}" for i in range(len(result))), "tuple"
+    raise NotStreamable(
+        f"forward returns {type(result).__name__}; return a tensor, a tuple or a dict of tensors"
+    )
