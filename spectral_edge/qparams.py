@@ -43,7 +43,8 @@ class QParams:
         """Quantise real values: round half to even like torch fake-quant and ONNX, saturate."""
         inverse = np.float32(1.0) / np.float32(self.scale)
         codes = np.rint(np.asarray(x, np.float32) * inverse) + self.zero_point
-        return np.clip(codes, *self.code_range).astype(self.dtype)
+        saturated: NDArray[Any] = np.clip(codes, *self.code_range).astype(self.dtype)
+        return saturated
 
     def dequantize(self, codes: NDArray[Any]) -> NDArray[np.float32]:
         """Return real values of ``codes`` as float32."""
