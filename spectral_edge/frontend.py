@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -205,7 +205,7 @@ def frontend_from_dict(data: dict[str, Any]) -> StftFrontend:
     kind = data.pop("kind", None)
     if kind != StftFrontend.kind:
         raise SpecError(f"front end kind is {kind!r}, this release knows 'stft'")
-    known = set(StftFrontend.__dataclass_fields__)
+    known = {f.name for f in fields(StftFrontend)}
     unknown, missing = sorted(set(data) - known), sorted(known - set(data))
     if unknown or missing:
         raise SpecError(f"front end has unknown keys {unknown} and lacks {missing}")
