@@ -82,7 +82,7 @@ def trace(
         SpecError: example and time_dims do not fit together.
     """
     names = _input_names(model, example)
-    batch_dim, time_dim = Dim("batch", min=1, max=1024), Dim("frames", min=2, max=1 << 20)
+    batch_dim, time_dim = Dim("batch", min=1, max=1024), Dim("frames", min=24, max=1 << 20)
     args: list[torch.Tensor] = []
     shapes: list[dict[int, Any]] = []
     for tensor, axis in zip(example, time_dims, strict=True):
