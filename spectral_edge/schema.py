@@ -1,7 +1,7 @@
 """Checks plain data against the JSON Schemas that this package ships.
 
 Covers the keywords that ``spectral_edge/schemas/*.json`` use (draft 2020-12), so that a device
-needs no ``jsonschema``. One deliberate difference from the standard: ``1.0`` is not an integer here.
+needs no ``jsonschema``. One deliberate difference from the standard: ``1.0`` is no integer here.
 """
 
 from __future__ import annotations
