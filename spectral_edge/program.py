@@ -49,12 +49,14 @@ class StateSpec:
         dtype: dtype that the *deployed* program keeps (``int8`` after w8a8 quantisation).
         initial: real (dequantised) initial values, float32 (or int32), broadcast over the batch.
         qparams: quantisation of the state, equal for input and output; None when not quantised.
+        exact: the state keeps its dtype when the program is quantised (counters, unbounded sums).
     """
 
     shape: tuple[int, ...]
     dtype: str
     initial: NDArray[Any] = field(repr=False, compare=False)
     qparams: QParams | None = None
+    exact: bool = False
 
     @property
     def elements(self) -> int:
