@@ -132,8 +132,8 @@ class TfliteEngine(StepEngine):
 def _without_greeting() -> Iterator[None]:
     """Keep the "INFO: Created … delegate" line that LiteRT writes for every model off stderr.
 
-    There is no switch for it, so file descriptor 2 is a temporary file meanwhile; any other line that
-    was written goes to stderr afterwards.
+    There is no switch for it, so file descriptor 2 is a temporary file meanwhile; any other line
+    that was written goes to stderr afterwards.
     """
     sys.stderr.flush()
     try:

@@ -1,0 +1,76 @@
+"""Lets a session work on audio of another sample rate without losing its laws.
+
+Resamplers deliver in bursts, but what they have delivered after N samples depends on N alone. The
+worst shortage is therefore a constant; it is measured once and becomes the latency, so that a
+bridge returns as many samples as it gets and any split of the same audio gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spectral_edge.audio import Resampler, to_int16
+
+from .scheduler import HopFifo
+
+__all__ = ["RateBridge"]
+
+_PROBE_BLOCK = 32  # samples; the shortage between two probes is at most this larger
+_PROBE_SECONDS = 1.0
+_MARGIN = 16  # samples, for ratios whose pattern is longer than the probe
+
+
+class RateBridge:
+    """One channel: the caller's rate outside, the bundle's rate inside.
+
+    Attributes:
+        latency: samples at the caller's rate by which :meth:`push` is late.
+    """
+
+    def __init__(self, rate: int, native_rate: int, fifo: HopFifo, native_latency: int) -> None:
+        self._down = Resampler(rate, native_rate)
+        self._up = Resampler(native_rate, rate)
+        self._fifo = fifo
+        self._native_latency = native_latency
+        self._to_drop = native_latency
+        self._ready = np.zeros(0, np.float32)
+        self.latency = 0
+        self.latency = self._measure_latency(rate)
+        self.reset()
+
+    def reset(self) -> None:
+        """Return to the state before the first sample; the FIFO has its own reset."""
+        self._down.reset()
+        self._up.reset()
+        self._to_drop = self._native_latency
+        self._ready = np.zeros(self.latency, np.float32)
+
+    def push(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Take in float32[samples] at the caller's rate and return as many, late."""
+        pcm = to_int16(self._down.push(block))
+        enhanced = np.empty(len(pcm), np.int16)
+        self._fifo.exchange(pcm, enhanced)
+        again = self._resample_back(enhanced)
+        ready: NDArray[np.float32] = np.concatenate([self._ready, again])
+        assert len(ready) >= len(block), "the measured latency is a bound"
+        self._ready = ready[len(block) :]
+        return ready[: len(block)]
+
+    def _resample_back(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
+        """Drop the bundle's own latency, so that what follows is aligned, and change the rate."""
+        dropped = min(self._to_drop, len(pcm))
+        self._to_drop -= dropped
+        real: NDArray[np.float32] = pcm[dropped:].astype(np.float32) * np.float32(1 / 32768)
+        return self._up.push(real)
+
+    def _measure_latency(self, rate: int) -> int:
+        """Return the largest number of samples by which output ever lags behind input."""
+        block = np.zeros(_PROBE_BLOCK, np.float32)
+        taken = given = shortage = 0
+        while taken < rate * _PROBE_SECONDS:
+            taken += len(block)
+            native = self._down.push(block)
+            given += len(self._resample_back(np.zeros(len(native), np.int16)))
+            shortage = max(shortage, taken - given)
+        return shortage + _PROBE_BLOCK + _MARGIN

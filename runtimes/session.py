@@ -1,0 +1,307 @@
+"""Sessions: an open bundle with its state, from PCM to PCM in blocks of any size."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spectral_edge.audio import to_int16
+from spectral_edge.bundle import Bundle
+from spectral_edge.errors import StreamError
+
+from .engines.registry import load_engine, pick_engine
+from .resampling import RateBridge
+from .stream import ChannelState, ChannelStream, check_streamable
+
+__all__ = ["Session", "SessionState", "open"]
+
+MAX_CHANNELS = 64
+_STEP = np.float32(1 / 32768)  # float 1.0 is one step above the largest int16
+
+
+@dataclass(frozen=True)
+class SessionState:
+    """Everything a session remembers between two blocks, per channel."""
+
+    bundle_sha256: str
+    channels: tuple[ChannelState, ...]
+
+
+def open(
+    path: str | os.PathLike[str] | Bundle,
+    engine: str | None = None,
+    threads: int = 1,
+    sample_rate: int | None = None,
+    backend: str = "auto",
+) -> Session:
+    """Open a bundle for streaming audio.
+
+    Args:
+        path: a ``.seb`` file, a bundle directory, or a loaded bundle.
+        engine: ``litert``, ``tflite-runtime``, ``onnxruntime`` or ``tensorflow``; None takes the
+            first of the first three that is installed and that the bundle has a file for.
+        threads: threads of the engine; small streaming networks are fastest with one.
+        sample_rate: Hz of the audio that will be pushed; when it is not the bundle's, audio is
+            resampled on the way in and out, which needs soxr.
+        backend: front end arithmetic: ``c``, ``numpy`` (same bits, slower) or ``auto``.
+
+    Raises:
+        BundleError: the bundle cannot be trusted or read.
+        RuntimeUnavailable: an engine or soxr is not installed.
+        RuntimeUnfit: the engine cannot run the bundle, or the bundle does not make audio.
+        SpecError: an argument out of range.
+    """
+    bundle = path if isinstance(path, Bundle) else Bundle.load(path)
+    return Session(bundle, engine, threads, sample_rate, backend)
+
+
+class Session:
+    """A bundle at work on one audio stream of one or more channels.
+
+    ``push`` returns as many samples as it got, late by ``latency_samples``, whatever the block
+    sizes are: any split of the same audio gives the same bytes. Audio is int16 or float32 (1.0 is
+    full scale), ``[samples]`` or ``[samples, channels]``; what comes out has the same dtype and
+    channels.
+
+    Attributes:
+        bundle: the open bundle.
+        sample_rate: Hz of the audio pushed and returned.
+        latency_samples: samples by which ``push`` is late, at ``sample_rate``.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        engine: str | None = None,
+        threads: int = 1,
+        sample_rate: int | None = None,
+        backend: str = "auto",
+    ) -> None:
+        frontend = check_streamable(bundle)
+        self.bundle = bundle
+        self.engine = pick_engine(bundle, engine).name
+        self.threads = threads
+        self.sample_rate = frontend.sample_rate if sample_rate is None else sample_rate
+        self._backend = backend
+        self._frontend = frontend
+        self._closed = False
+        self._streams: list[ChannelStream] = []
+        self._bridges: list[RateBridge] = []
+        self._native_latency = frontend.n_fft + bundle.delay * frontend.hop_length
+        self._format: tuple[np.dtype[Any], int | None] | None = None  # of the stream under way
+        self._add_stream()
+        self.latency_samples = self._bridges[0].latency if self._bridges else self._native_latency
+
+    @property
+    def hop_length(self) -> int:
+        """Samples of one hop, at the bundle's own sample rate."""
+        return self._frontend.hop_length
+
+    @property
+    def streams(self) -> tuple[ChannelStream, ...]:
+        """The channels, for those who measure."""
+        return tuple(self._streams)
+
+    def push(self, block: NDArray[Any]) -> NDArray[Any]:
+        """Take in a block and return one of the same length, dtype and channels, late.
+
+        Args:
+            block: int16 or float32, ``[samples]`` or ``[samples, channels]``; any length, also 0.
+
+        Raises:
+            StreamError: neither int16 nor float32, NaN or infinity, another dtype or number of
+                channels than before in this stream, or a closed session. Nothing was taken in.
+        """
+        self._admit(block)
+        if block.ndim == 1:
+            return self._push_channel(0, block)
+        out = np.empty_like(block)
+        for channel in range(block.shape[1]):
+            out[:, channel] = self._push_channel(channel, block[:, channel])
+        return out
+
+    def flush(self) -> NDArray[Any]:
+        """Return the tail: the last ``latency_samples`` of the stream, and end it.
+
+        The next block begins another stream, as after :meth:`reset`.
+
+        Raises:
+            StreamError: the session is closed.
+        """
+        self._require_open()
+        dtype, channels = self._format or (np.dtype(np.int16), None)
+        shape = (self.latency_samples,) if channels is None else (self.latency_samples, channels)
+        tail = self.push(np.zeros(shape, dtype))
+        self.reset()
+        return tail
+
+    def process(self, clip: NDArray[Any]) -> NDArray[Any]:
+        """Enhance a whole clip: same length, dtype and channels, aligned with it.
+
+        The stream under way, if any, is given up.
+
+        Args:
+            clip: int16 or float32, ``[samples]`` or ``[samples, channels]``.
+
+        Raises:
+            StreamError: see :meth:`push`; a stream under way is then kept.
+        """
+        self._require_open()
+        _check_block(clip)
+        self.reset()
+        late: NDArray[Any] = np.concatenate([self.push(clip), self.flush()])
+        return late[self.latency_samples :]
+
+    def reset(self) -> None:
+        """Return to the state before the first sample.
+
+        Raises:
+            StreamError: the session is closed.
+        """
+        self._require_open()
+        self._format = None
+        for stream in self._streams:
+            stream.reset()
+        for bridge in self._bridges:
+            bridge.reset()
+
+    def state(self) -> SessionState:
+        """Return a copy of everything the session remembers between two blocks.
+
+        Raises:
+            StreamError: the session is closed, or resamples (a resampler's memory cannot be read).
+        """
+        self._require_open()
+        self._require_native("state")
+        return SessionState(self.bundle.sha256, tuple(s.state() for s in self._streams))
+
+    def load_state(self, state: SessionState) -> None:
+        """Return to what :meth:`state` gave, here or in another session of the same bundle.
+
+        Raises:
+            StreamError: a state of another bundle, a closed session, or one that resamples.
+        """
+        self._require_open()
+        self._require_native("load_state")
+        if state.bundle_sha256 != self.bundle.sha256:
+            raise StreamError(
+                f"state is of bundle {state.bundle_sha256[:12]}…, "
+                f"this session runs {self.bundle.sha256[:12]}…"
+            )
+        while len(self._streams) < len(state.channels):
+            self._add_stream()
+        for stream, channel in zip(self._streams, state.channels, strict=False):
+            stream.load_state(channel)
+
+    def describe(self) -> dict[str, Any]:
+        """Return plain data: bundle, engine, front end backend, rates, latency, channels."""
+        self._require_open()
+        first = self._streams[0]
+        return {
+            "bundle": self.bundle.name,
+            "bundle_sha256": self.bundle.sha256,
+            "precision": self.bundle.precision,
+            "engine": first.engine.describe(),
+            "frontend_backend": first.frontend.backend,
+            "sample_rate": self.sample_rate,
+            "resampled_to": self._frontend.sample_rate if self._bridges else None,
+            "hop_length": self.hop_length,
+            "latency_samples": self.latency_samples,
+            "channels": len(self._streams),
+        }
+
+    def close(self) -> None:
+        """Give up engine and buffers; anything but another ``close`` is then an error."""
+        self._closed = True
+        self._bridges.clear()
+        self._streams.clear()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _push_channel(self, channel: int, block: NDArray[Any]) -> NDArray[Any]:
+        """Take in one admitted channel [samples] and return as many samples of its dtype."""
+        if block.dtype == np.int16 and not self._bridges:
+            out = np.empty(len(block), np.int16)
+            self._streams[channel].fifo.exchange(block, out)
+            return out
+        if self._bridges:
+            real = block if block.dtype == np.float32 else block.astype(np.float32) * _STEP
+            late = self._bridges[channel].push(np.ascontiguousarray(real))
+            return late if block.dtype == np.float32 else to_int16(late)
+        pcm = np.empty(len(block), np.int16)
+        self._streams[channel].fifo.exchange(to_int16(block), pcm)
+        return pcm.astype(np.float32) * _STEP
+
+    def _admit(self, block: NDArray[Any]) -> None:
+        """Check a block against the stream under way and make room for its channels."""
+        self._require_open()
+        _check_block(block)
+        form = (block.dtype, block.shape[1] if block.ndim == 2 else None)
+        if form == self._format:
+            return
+        if self._format is not None:
+            raise StreamError(
+                f"block is {_form_text(form)}, this stream began with {_form_text(self._format)}; "
+                "call reset() to begin another stream"
+            )
+        while len(self._streams) < (form[1] or 1):
+            self._add_stream()
+        self._format = form
+
+    def _add_stream(self) -> None:
+        """Open the engine once more: channels are separate streams."""
+        engine = load_engine(self.bundle, self.engine, self.threads)
+        stream = ChannelStream(self.bundle, engine, self._backend)
+        native = self._frontend.sample_rate
+        if self.sample_rate != native:
+            self._bridges.append(
+                RateBridge(self.sample_rate, native, stream.fifo, self._native_latency)
+            )
+        self._streams.append(stream)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise StreamError("session is closed; open the bundle again")
+
+    def _require_native(self, method: str) -> None:
+        if self._bridges:
+            raise StreamError(
+                f"{method}() needs audio at the bundle's {self._frontend.sample_rate} Hz, "
+                f"this session resamples from {self.sample_rate} Hz"
+            )
+
+
+def _check_block(block: Any) -> None:
+    if not isinstance(block, np.ndarray) or block.dtype not in (np.int16, np.float32):
+        seen = block.dtype if isinstance(block, np.ndarray) else type(block).__name__
+        raise StreamError(f"block is {seen}, must be a NumPy array of int16 or float32")
+    if block.ndim not in (1, 2):
+        raise StreamError(
+            f"block has shape {block.shape}, must be [samples] or [samples, channels]"
+        )
+    if block.ndim == 2 and not 1 <= block.shape[1] <= MAX_CHANNELS:
+        raise StreamError(
+            f"block has {block.shape[1]} channels, must be 1…{MAX_CHANNELS}; "
+            "audio is [samples, channels]"
+        )
+    if block.dtype == np.float32 and not np.isfinite(block).all():
+        first = int(np.argwhere(~np.isfinite(block))[0][0])
+        raise StreamError(f"block holds {block[first]} at sample {first}, must be finite")
+
+
+def _form_text(form: tuple[np.dtype[Any], int | None]) -> str:
+    return f"{form[0]}[samples]" if form[1] is None else f"{form[0]}[samples, {form[1]}]"
