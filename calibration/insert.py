@@ -1,0 +1,278 @@
+"""From a float step graph to a prepared one (quantiser modules) to a frozen one (int8).
+
+The frozen graph is the canonical form that writers read: int8 weights and int32 biases as buffers behind
+``dequantize``, and a ``quantize``/``dequantize`` pair on every activation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.ao.quantization.fx._decomposed
+from torch import Tensor, fx
+
+from spectral_edge.program import QParams, StepProgram
+
+from .fake_quant import (
+    ACTIVATION_RANGE,
+    BIAS_RANGE,
+    WEIGHT_RANGE,
+    ActivationQuantizer,
+    BiasQuantizer,
+    WeightQuantizer,
+)
+from .graph import add_constant, copy_graph, get_constant, output_nodes
+from .normalise import normalise
+from .observers import Observer
+from .ops import WEIGHTED
+from .quantizer import REQUANTIZE, Annotation, annotate, moves_codes
+
+__all__ = ["activation_qparams", "freeze_graph", "insert_quantizers", "quantizers"]
+
+_GROUP = "spectral_edge_quantizer"  # node.meta: target of the quantiser of its group
+
+
+def insert_quantizers(
+    program: StepProgram, make_observer: Callable[[], Observer]
+) -> fx.GraphModule:
+    """Return a normalised copy of the program's graph with quantiser modules in it."""
+    module = copy_graph(program.module)
+    normalise(program, module)
+    annotation = annotate(program, module)
+    targets = _add_activation_quantizers(module, annotation, make_observer)
+    first = next(n for n in module.graph.nodes if n.op in ("call_function", "output"))
+    for node in list(module.graph.nodes):
+        if node in annotation.group and node.op != "get_attr":
+            target = targets[annotation.group[node]]
+            node.meta[_GROUP] = target
+            if not moves_codes(node) or node in annotation.exact:
+                _call_quantizer(module, node, target, annotation.exact, first)
+    for user, constant in annotation.constants:
+        _quantize_constant(module, user, constant, targets[annotation.group[constant]])
+    for node in list(module.graph.nodes):
+        if node.target in WEIGHTED and node not in annotation.exact:
+            _quantize_weight(module, node)
+    module.graph.lint()
+    module.recompile()
+    return module
+
+
+def quantizers(module: fx.GraphModule) -> list[ActivationQuantizer]:
+    """Return the activation quantisers of a prepared graph, one per group."""
+    return [m for m in module.modules() if isinstance(m, ActivationQuantizer)]
+
+
+def _add_activation_quantizers(
+    module: fx.GraphModule, annotation: Annotation, make_observer: Callable[[], Observer]
+) -> dict[fx.Node, str]:
+    targets = {}
+    for root in dict.fromkeys(annotation.group.values()):
+        targets[root] = f"quantizers.{root.name}"
+        quantizer = ActivationQuantizer(annotation.fixed.get(root), make_observer())
+        module.add_submodule(targets[root], quantizer)
+    return targets
+
+
+def _call_quantizer(
+    module: fx.GraphModule, node: fx.Node, target: str, exact: set[fx.Node], first: fx.Node
+) -> None:
+    """Quantise ``node`` for all its users, except on the path of exact states."""
+    users = [u for u in node.users if u not in exact]
+    if node in exact:
+        users = [u for u in users if u.op != "output"]
+    if not users:
+        return
+    where = (
+        module.graph.inserting_before(first)
+        if node.op == "placeholder"
+        else module.graph.inserting_after(node)
+    )
+    with where:
+        call = module.graph.call_module(target, (node,))
+    call.meta = dict(node.meta)
+    for user in users:
+        user.replace_input_with(node, call)
+
+
+def _quantize_constant(
+    module: fx.GraphModule, user: fx.Node, constant: fx.Node, target: str
+) -> None:
+    with module.graph.inserting_before(user):
+        call = module.graph.call_module(target, (constant,))
+    call.meta = {_GROUP: target}
+    user.replace_input_with(constant, call)
+
+
+def _quantize_weight(module: fx.GraphModule, node: fx.Node) -> None:
+    where = WEIGHTED[node.target]
+    x, weight, bias = (node.args[i] for i in (where.x, where.weight, where.bias))
+    constants = all(isinstance(n, fx.Node) and n.op == "get_attr" for n in (weight, bias))
+    source = _quantizer_of(module, x)
+    if not constants or source is None:
+        return
+    axis = where.axis
+    if node.target is torch.ops.aten.convolution.default and node.args[6]:  # transposed
+        axis = 1
+    weight_quantizer = WeightQuantizer(get_constant(module, weight).shape, axis)  # type: ignore[arg-type]
+    bias_quantizer = BiasQuantizer(source, weight_quantizer)
+    arguments = list(node.args)
+    for position, quantizer, kind in (
+        (where.weight, weight_quantizer, "weight"),
+        (where.bias, bias_quantizer, "bias"),
+    ):
+        target = f"quantizers.{node.name}_{kind}"
+        module.add_submodule(target, quantizer)
+        with module.graph.inserting_before(node):
+            arguments[position] = module.graph.call_module(target, (node.args[position],))
+    node.args = tuple(arguments)
+
+
+def _quantizer_of(module: fx.GraphModule, node: Any) -> ActivationQuantizer | None:
+    target = node.meta.get(_GROUP) if isinstance(node, fx.Node) else None
+    if target is None:
+        return None
+    quantizer = module.get_submodule(target)
+    assert isinstance(quantizer, ActivationQuantizer)
+    return quantizer
+
+
+def activation_qparams(module: fx.GraphModule) -> tuple[list[QParams | None], list[QParams | None]]:
+    """Return qparams of every placeholder and of every returned tensor of a prepared graph."""
+
+    def of(node: Any) -> QParams | None:
+        quantizer = _quantizer_of(module, node)
+        return None if quantizer is None else quantizer.qparams()
+
+    # an exact state is float at the boundary although others may read it quantised
+    inputs = [
+        of(n) if all(u.op == "call_module" for u in n.users) else None
+        for n in module.graph.nodes
+        if n.op == "placeholder"
+    ]
+    returned = [None if _has_quantizer(n) else of(n) for n in output_nodes(module.graph)]
+    return inputs, returned
+
+
+def _has_quantizer(node: fx.Node) -> bool:
+    return any(u.op == "call_module" and u.target == node.meta.get(_GROUP) for u in node.users)
+
+
+def freeze_graph(prepared: fx.GraphModule) -> fx.GraphModule:
+    """Return the canonical int8 graph of a prepared one, which stays as it is."""
+    module = copy_graph(prepared)
+    for node in list(module.graph.nodes):
+        if node.op == "call_module":
+            quantizer = module.get_submodule(node.target)
+            if isinstance(quantizer, WeightQuantizer):
+                _freeze_weight(module, node, quantizer)
+            elif isinstance(quantizer, BiasQuantizer):
+                _freeze_bias(module, node, quantizer)
+            elif isinstance(quantizer, ActivationQuantizer):
+                _freeze_activation(module, node, quantizer)
+        elif moves_codes(node) and _GROUP in node.meta and not _has_quantizer(node):
+            _freeze_movement(module, node)
+    for node in list(module.graph.nodes):
+        if node.target is REQUANTIZE:
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+        node.meta.pop(_GROUP, None)
+    module.graph.eliminate_dead_code()
+    module.graph.lint()
+    used = {n.target: get_constant(module, n) for n in module.graph.nodes if n.op == "get_attr"}
+    return fx.GraphModule({k: v.detach() for k, v in used.items()}, module.graph)
+
+
+def _freeze_weight(module: fx.GraphModule, node: fx.Node, quantizer: WeightQuantizer) -> None:
+    weight = node.args[0]
+    codes = quantizer.codes(get_constant(module, weight))  # type: ignore[arg-type]
+    scales = quantizer.channel_scales()
+    _dequantize_per_channel(module, node, codes, scales, quantizer.axis, WEIGHT_RANGE)
+
+
+def _freeze_bias(module: fx.GraphModule, node: fx.Node, quantizer: BiasQuantizer) -> None:
+    bias = get_constant(module, node.args[0])  # type: ignore[arg-type]
+    scales = quantizer.scales(bias.numel())
+    _dequantize_per_channel(module, node, quantizer.codes(bias), scales, 0, BIAS_RANGE)
+
+
+def _dequantize_per_channel(
+    module: fx.GraphModule,
+    node: fx.Node,
+    codes: Tensor,
+    scales: Tensor,
+    axis: int,
+    limits: tuple[int, int],
+) -> None:
+    name = node.name.removeprefix("quantizers_")
+    zeros = torch.zeros(scales.numel(), dtype=torch.int64)
+    parts = [
+        add_constant(module, node, f"{name}_{part}", value)
+        for part, value in (("codes", codes), ("scales", scales), ("zero_points", zeros))
+    ]
+    with module.graph.inserting_before(node):
+        real = module.graph.create_node(
+            "call_function",
+            torch.ops.quantized_decomposed.dequantize_per_channel.default,
+            (*parts, axis, *limits, codes.dtype),
+            name=f"{name}_dq",
+        )
+    node.replace_all_uses_with(real)
+    module.graph.erase_node(node)
+
+
+def _freeze_activation(
+    module: fx.GraphModule, node: fx.Node, quantizer: ActivationQuantizer
+) -> None:
+    value = node.args[0]
+    assert isinstance(value, fx.Node)
+    qparams = quantizer.qparams()
+    if value.op == "get_attr":
+        codes = torch.from_numpy(qparams.quantize(get_constant(module, value).detach().numpy()))
+        stored = add_constant(module, node, f"{value.name}_codes", codes)
+        real = _dequantize(module, node, stored, qparams, f"{value.name}_dq")
+    else:
+        real = _pair(module, node, value, qparams)
+    node.replace_all_uses_with(real)
+    module.graph.erase_node(node)
+
+
+def _freeze_movement(module: fx.GraphModule, node: fx.Node) -> None:
+    quantizer = _quantizer_of(module, node)
+    assert quantizer is not None
+    users = list(node.users)
+    real = _pair(module, node.next, node, quantizer.qparams())
+    for user in users:
+        user.replace_input_with(node, real)
+
+
+def _pair(module: fx.GraphModule, before: fx.Node, value: fx.Node, qparams: QParams) -> fx.Node:
+    with module.graph.inserting_before(before):
+        codes = module.graph.create_node(
+            "call_function",
+            torch.ops.quantized_decomposed.quantize_per_tensor.default,
+            (value, qparams.scale, qparams.zero_point, *ACTIVATION_RANGE, torch.int8),
+            name=f"{value.name}_q",
+        )
+    codes.meta = dict(value.meta)
+    return _dequantize(module, before, codes, qparams, f"{value.name}_dq", value.meta)
+
+
+def _dequantize(
+    module: fx.GraphModule,
+    before: fx.Node,
+    codes: fx.Node,
+    qparams: QParams,
+    name: str,
+    meta: dict[str, Any] | None = None,
+) -> fx.Node:
+    with module.graph.inserting_before(before):
+        real = module.graph.create_node(
+            "call_function",
+            torch.ops.quantized_decomposed.dequantize_per_tensor.default,
+            (codes, qparams.scale, qparams.zero_point, *ACTIVATION_RANGE, torch.int8),
+            name=name,
+        )
+    real.meta = dict(meta or {})
+    return real

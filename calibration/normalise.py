@@ -1,0 +1,207 @@
+"""Spelling a float step graph in the few forms that the quantiser handles.
+
+Nothing here changes what the graph computes (up to a float32 rounding of a constant):
+
+- subgraphs of constants become one constant; no-ops vanish;
+- Python numbers in arithmetic become constant tensors, so that they get qparams like any operand;
+- ``addmm``, ``mm`` and ``matmul`` with a constant matrix become ``linear``;
+- every convolution and linear layer gets a bias;
+- ``clamp`` becomes ``relu``/``hardtanh`` where it is one; ``neg``, ``pow(x, 2)``, ``rsub``, ``alpha`` become
+  multiplications, additions and subtractions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from spectral_edge.program import StepProgram
+
+from .graph import (
+    add_constant,
+    get_constant,
+    is_float_tensor,
+    output_nodes,
+    record_values,
+    replace_node,
+)
+from .ops import WEIGHTED
+
+__all__ = ["normalise"]
+
+_aten = torch.ops.aten
+Values = dict[fx.Node, Any]
+
+_NO_OPS = {
+    _aten.alias.default,
+    _aten.clone.default,
+    _aten.contiguous.default,
+    _aten.detach.default,
+    _aten.lift_fresh_copy.default,
+    _aten.dropout.default,
+    _aten.to.dtype,
+    _aten.to.dtype_layout,
+    _aten._to_copy.default,
+}
+_WITH_SCALARS = {
+    _aten.add.Scalar: _aten.add.Tensor,
+    _aten.sub.Scalar: _aten.sub.Tensor,
+    _aten.mul.Scalar: _aten.mul.Tensor,
+    _aten.div.Scalar: _aten.div.Tensor,
+    _aten.rsub.Tensor: _aten.rsub.Scalar,
+}
+_ARITHMETIC = {_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor}
+_EVERYTHING = 2**31  # a slice that ends here or later takes the whole axis
+
+
+def normalise(program: StepProgram, module: fx.GraphModule) -> None:
+    """Rewrite ``module`` (a copy of the program's graph) in place."""
+    _fold_constants(module, record_values(program, module))
+    _each(program, module, _drop_no_op)
+    _each(program, module, _simplify)
+    _each(program, module, _scalars_to_constants)
+    _each(program, module, _matmul_to_linear)
+    _each(program, module, _add_missing_bias)
+    module.graph.eliminate_dead_code()
+    module.graph.lint()
+    module.recompile()
+
+
+def _each(
+    program: StepProgram,
+    module: fx.GraphModule,
+    rule: Callable[[fx.GraphModule, fx.Node, Values], None],
+) -> None:
+    values = record_values(program, module)
+    for node in list(module.graph.nodes):
+        if node.op == "call_function":
+            rule(module, node, values)
+
+
+def _fold_constants(module: fx.GraphModule, values: Values) -> None:
+    """Compute what depends on constants only; a folded float parameter stays trainable."""
+    varying: set[fx.Node] = set()
+    for node in module.graph.nodes:
+        if node.op == "placeholder" or any(n in varying for n in node.all_input_nodes):
+            varying.add(node)
+    returned = output_nodes(module.graph)
+    for node in list(module.graph.nodes):
+        value = values.get(node)
+        if node.op != "call_function" or node in varying or not isinstance(value, Tensor):
+            continue
+        if node not in returned and all(user not in varying for user in node.users):
+            continue  # only the last constant of a chain is kept
+        trainable = value.is_floating_point() and _has_parameter(module, node)
+        constant = add_constant(module, node, f"{node.name}_folded", value, trainable=trainable)
+        node.replace_all_uses_with(constant)
+    module.graph.eliminate_dead_code()
+
+
+def _has_parameter(module: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "get_attr":
+        return isinstance(get_constant(module, node), torch.nn.Parameter)
+    return any(_has_parameter(module, n) for n in node.all_input_nodes)
+
+
+def _drop_no_op(module: fx.GraphModule, node: fx.Node, values: Values) -> None:
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node) or not isinstance(values[source], Tensor):
+        return
+    if node.target in _NO_OPS:
+        nothing = values[node].dtype == values[source].dtype
+        nothing &= node.target is not _aten.dropout.default or not node.args[2]
+    elif node.target is _aten.slice.Tensor:
+        _, _, start, end, step = (*node.args, *(None, 0, None, None, 1)[len(node.args) :])
+        nothing = not start and step == 1 and (end is None or _is_huge(end))
+    else:
+        return
+    if nothing:
+        node.replace_all_uses_with(source)
+        module.graph.erase_node(node)
+
+
+def _is_huge(end: Any) -> bool:
+    return isinstance(end, int) and end >= _EVERYTHING
+
+
+def _simplify(module: fx.GraphModule, node: fx.Node, values: Values) -> None:
+    if not is_float_tensor(values[node]):
+        return
+    node.target = _WITH_SCALARS.get(node.target, node.target)
+    x = node.args[0]
+    if node.target is _aten.clamp.default:
+        low, high = (*node.args[1:], None, None)[:2]
+        if low == 0 and high is None:
+            replace_node(node, _aten.relu.default, (x,), values)
+        elif low is not None and high is not None:
+            replace_node(node, _aten.hardtanh.default, (x, float(low), float(high)), values)
+    elif node.target is _aten.neg.default:
+        replace_node(node, _aten.mul.Tensor, (x, -1.0), values)
+    elif node.target is _aten.pow.Tensor_Scalar and node.args[1] == 2:
+        replace_node(node, _aten.mul.Tensor, (x, x), values)
+    elif node.target is _aten.square.default:
+        replace_node(node, _aten.mul.Tensor, (x, x), values)
+    elif node.target is _aten.rsub.Scalar:
+        node.args = (node.args[1], x, *node.args[2:])
+        node.target = _aten.sub.Tensor
+    elif node.target is _aten.div.Tensor and isinstance(node.args[1], (int, float)):
+        replace_node(node, _aten.mul.Tensor, (x, 1.0 / node.args[1]), values)
+
+
+def _scalars_to_constants(module: fx.GraphModule, node: fx.Node, values: Values) -> None:
+    """Make every operand of add, sub, mul (and both of div) a tensor; remove ``alpha``."""
+    if not is_float_tensor(values[node]):
+        return
+    if node.target not in (*_ARITHMETIC, _aten.div.Tensor):
+        return
+    alpha = node.kwargs.get("alpha", node.args[2] if len(node.args) > 2 else 1)
+    operands = [_as_tensor(module, node, a) for a in node.args[:2]]
+    if alpha != 1:
+        factor = _as_tensor(module, node, float(alpha))
+        with module.graph.inserting_before(node):
+            operands[1] = module.graph.call_function(_aten.mul.Tensor, (operands[1], factor))
+        operands[1].meta = dict(node.meta)
+    node.args, node.kwargs = tuple(operands), {}
+
+
+def _as_tensor(module: fx.GraphModule, before: fx.Node, operand: Any) -> fx.Node:
+    if isinstance(operand, fx.Node):
+        return operand
+    value = torch.tensor([float(operand)], dtype=torch.float32)
+    return add_constant(module, before, f"{before.name}_constant", value)
+
+
+def _matmul_to_linear(module: fx.GraphModule, node: fx.Node, values: Values) -> None:
+    if node.target is _aten.addmm.default and not node.kwargs:
+        bias, x, matrix = node.args[:3]
+        if bias.op != "get_attr" or get_constant(module, bias).ndim != 1:
+            return
+    elif node.target in (_aten.mm.default, _aten.matmul.default):
+        x, matrix = node.args[:2]
+        bias = None
+    else:
+        return
+    if matrix.op != "get_attr" or get_constant(module, matrix).ndim != 2 or values[x].ndim < 2:
+        return
+    value = get_constant(module, matrix)
+    trainable = isinstance(value, torch.nn.Parameter)
+    weight = add_constant(
+        module, node, f"{node.name}_weight", value.t().contiguous(), trainable=trainable
+    )
+    replace_node(node, _aten.linear.default, (x, weight, bias), values)
+
+
+def _add_missing_bias(module: fx.GraphModule, node: fx.Node, values: Values) -> None:
+    where = WEIGHTED.get(node.target)
+    if where is None:
+        return
+    arguments = [*node.args, *[None] * (where.bias + 1 - len(node.args))]
+    if arguments[where.bias] is not None:
+        return
+    channel_axis = -1 if node.target is _aten.linear.default else 1
+    zeros = torch.zeros(values[node].shape[channel_axis])
+    arguments[where.bias] = add_constant(module, node, f"{node.name}_bias", zeros)
+    node.args = tuple(arguments)

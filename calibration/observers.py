@@ -1,0 +1,147 @@
+"""Statistics of tensors over whole sequences: true extremes and histograms.
+
+No moving average anywhere: averaging the extremes of single frames clips the loud ones, which costs
+12 to 22 dB on streaming networks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from spectral_edge.errors import CalibrationError, SpecError
+
+__all__ = ["HistogramObserver", "MinMaxObserver", "Observer", "make_observer"]
+
+BINS = 2048
+CANDIDATES = 65  # clipping points tried per side by the MSE search
+LEVELS = 255  # steps of an int8 range
+
+
+class Observer(ABC):
+    """Collects values and recommends a range. Needs :attr:`passes` passes over the same data."""
+
+    passes: int = 1
+
+    @abstractmethod
+    def update(self, x: Tensor) -> None:
+        """Take in every value of ``x`` (any shape, floating point)."""
+
+    def next_pass(self) -> None:
+        """Say that the data starts again."""
+        return
+
+    @abstractmethod
+    def range(self) -> tuple[float, float]:
+        """Return the recommended (low, high).
+
+        Raises:
+            CalibrationError: nothing was observed.
+        """
+
+
+class MinMaxObserver(Observer):
+    """The smallest and the largest value ever seen."""
+
+    def __init__(self) -> None:
+        self.low: Tensor | None = None
+        self.high: Tensor | None = None
+
+    def update(self, x: Tensor) -> None:
+        """Extend the range by ``x``."""
+        if x.numel() == 0:
+            return
+        low, high = torch.aminmax(x)
+        if self.low is not None and self.high is not None:
+            low, high = torch.minimum(self.low, low), torch.maximum(self.high, high)
+        self.low, self.high = low, high
+
+    def range(self) -> tuple[float, float]:
+        """Return the extremes."""
+        if self.low is None or self.high is None:
+            raise CalibrationError(
+                "no value was seen: calibration did not reach this part of the program"
+            )
+        return float(self.low), float(self.high)
+
+
+class HistogramObserver(Observer):
+    """Extremes in a first pass, a histogram between them in a second.
+
+    Args:
+        method: ``mse`` takes the range with the least expected squared error of int8 quantisation,
+            ``percentile`` the range that holds this share of the values.
+        percentile: share in percent, for ``percentile``.
+    """
+
+    passes = 2
+
+    def __init__(self, method: str = "mse", percentile: float = 99.999) -> None:
+        if method not in ("mse", "percentile"):
+            raise SpecError(f"histogram method is {method!r}, must be mse or percentile")
+        if not 50.0 < percentile <= 100.0:
+            raise SpecError(f"percentile is {percentile}, must be above 50 and at most 100")
+        self.method = method
+        self.percentile = percentile
+        self.extremes = MinMaxObserver()
+        self.counts: Tensor | None = None
+        self.bounds = (0.0, 0.0)
+
+    def update(self, x: Tensor) -> None:
+        """Extend the range (first pass) or count into bins (second pass)."""
+        if self.counts is None:
+            self.extremes.update(x)
+        elif self.bounds[1] > self.bounds[0]:
+            inside = x.float().clamp(*self.bounds)
+            self.counts += torch.histc(inside, BINS, *self.bounds).double().cpu()
+
+    def next_pass(self) -> None:
+        """Fix the range of the bins and start to count."""
+        low, high = self.extremes.range()
+        self.bounds = (min(low, 0.0), max(high, 0.0))
+        self.counts = torch.zeros(BINS, dtype=torch.float64)
+
+    def range(self) -> tuple[float, float]:
+        """Return the range chosen by :attr:`method`; the extremes when nothing was counted."""
+        low, high = self.extremes.range()
+        if self.counts is None or not self.counts.sum() > 0:
+            return low, high
+        bounds = (min(low, 0.0), max(high, 0.0))
+        return self._by_percentile(bounds) if self.method == "percentile" else self._by_mse(bounds)
+
+    def _by_percentile(self, bounds: tuple[float, float]) -> tuple[float, float]:
+        counts = self._counts()
+        edges = torch.linspace(bounds[0], bounds[1], BINS + 1, dtype=torch.float64)
+        share = counts.cumsum(0) / counts.sum()
+        tail = (1.0 - self.percentile / 100.0) / 2
+        first = int((share <= tail).sum())
+        last = int((share < 1.0 - tail).sum())
+        return min(float(edges[first]), 0.0), max(float(edges[min(last + 1, BINS)]), 0.0)
+
+    def _by_mse(self, bounds: tuple[float, float]) -> tuple[float, float]:
+        """Try a grid of clipping points on both sides; error = clipping + uniform rounding noise."""
+        counts = self._counts()
+        width = (bounds[1] - bounds[0]) / BINS
+        centers = bounds[0] + width * (torch.arange(BINS, dtype=torch.float64) + 0.5)
+        shrink = torch.linspace(0.0, 1.0, CANDIDATES, dtype=torch.float64)[1:]
+        lows = bounds[0] * shrink if bounds[0] < 0 else torch.zeros(1, dtype=torch.float64)
+        highs = bounds[1] * shrink if bounds[1] > 0 else torch.zeros(1, dtype=torch.float64)
+        below = ((lows[:, None] - centers).clamp_min(0) ** 2) @ counts
+        above = ((centers - highs[:, None]).clamp_min(0) ** 2) @ counts
+        step = (highs[None, :] - lows[:, None]) / LEVELS
+        error = below[:, None] + above[None, :] + step**2 / 12 * counts.sum()
+        best = int(error.argmin())
+        return float(lows[best // len(highs)]), float(highs[best % len(highs)])
+
+    def _counts(self) -> Tensor:
+        assert self.counts is not None
+        return self.counts
+
+
+def make_observer(name: str, percentile: float) -> Observer:
+    """Build the observer that a recipe names: ``minmax``, ``mse`` or ``percentile``."""
+    if name == "minmax":
+        return MinMaxObserver()
+    return HistogramObserver(name, percentile)
