@@ -1,0 +1,1 @@
+"""The FlatBuffer writer: schema, builder, layouts, and one module per family of lowerings."""

@@ -1,0 +1,400 @@
+"""Element-wise operators with broadcasting, activations, and other functions of one value."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from spectral_edge.qparams import QParams
+
+from .builder import Quantization
+from .layout import Perm, Shape, identity
+from .lowering import RELU_RANGES, Call, Lowering, lowers
+from .values import Const, Value
+
+__all__ = ["binary", "clamp_range", "saturates", "unary"]
+
+SIGMOID_GRID = QParams(1.0 / 256.0, -128)
+TANH_GRID = QParams(1.0 / 128.0, 0)
+_OPTIONS = {
+    "ADD": "AddOptions",
+    "SUB": "SubOptions",
+    "MUL": "MulOptions",
+    "DIV": "DivOptions",
+    "MAXIMUM": "MaximumMinimumOptions",
+    "MINIMUM": "MaximumMinimumOptions",
+    "POW": "PowOptions",
+    "SQUARED_DIFFERENCE": "SquaredDifferenceOptions",
+}
+_FUSING = ("ADD", "SUB", "MUL", "DIV")
+
+
+def _extended(operand: Value | Const, rank: int) -> Value | Const:
+    """Give the operand leading axes of size 1 up to ``rank``."""
+    missing = rank - len(operand.shape)
+    shape = (1,) * missing + operand.shape
+    if isinstance(operand, Const):
+        return operand.reshaped(shape)
+    perm = (*range(missing), *(p + missing for p in operand.perm))
+    return Value(operand.tensor, shape, perm, operand.dtype, operand.qparams)
+
+
+def _common_perm(operands: list[Value | Const], rank: int) -> Perm:
+    """Layout of the largest activation that has all axes."""
+    values = [o for o in operands if isinstance(o, Value)]
+    if not values:
+        return identity(rank)
+    return max(values, key=lambda v: (len(v.shape), math.prod(v.shape))).perm
+
+
+def scalar_codes(value: float) -> Const:
+    """A scalar as one code whose real value is exact: ±1 at scale |value|."""
+    scale = np.float32(abs(value)) if value else np.float32(1.0)
+    return Const(np.array([int(np.sign(value))], np.int8), np.asarray(scale))
+
+
+def _operand_index(
+    low: Lowering, operand: Value | Const, perm: Perm, codes: bool, name: str
+) -> int:
+    rank = len(perm)
+    if isinstance(operand, Const) and operand.scalar is not None:
+        if not codes:
+            return low.builder.constant(f"{name}.constant", np.array([operand.scalar], np.float32))
+        if operand.scales is None:
+            operand = scalar_codes(operand.scalar)
+        stored = operand.array.flatten()[:1]
+        scale = float(np.ravel(operand.scales)[0])
+        quantization = Quantization((scale,), (operand.zero_point,))
+        return low.builder.constant(f"{name}.constant", stored, quantization)
+    extended = _extended(operand, rank)
+    if isinstance(extended, Value) and rank > len(operand.shape):
+        extended = low.laid(extended, extended.perm)
+    return low.index(extended, perm, f"{name}.constant")
+
+
+def binary(
+    low: Lowering,
+    code: str,
+    a: Value | Const,
+    b: Value | Const,
+    name: str,
+    shape: Shape,
+    qparams: QParams | None = None,
+    activation: int = 0,
+) -> Value:
+    """Write a broadcasting operator of two operands; the result keeps the larger one's layout."""
+    operands = [_extended(o, len(shape)) if isinstance(o, Value) else o for o in (a, b)]
+    perm = _common_perm(operands, len(shape))
+    inputs = [_operand_index(low, o, perm, qparams is not None, name) for o in operands]
+    made = low.new(name, shape, perm, "float32", qparams)
+    fields: dict[str, Any] = {}
+    if code in _FUSING:
+        fields["fusedActivationFunction"] = activation
+    low.emit(code, inputs, [made.tensor], _OPTIONS[code], **fields)
+    return made
+
+
+def unary(low: Lowering, code: str, x: Value, name: str, **options: Any) -> Value:
+    """Write a float operator of one operand."""
+    made = low.new(name, x.shape, x.perm, "float32", None)
+    low.emit(code, [low.index(x)], [made.tensor], options.pop("options", None), **options)
+    return made
+
+
+def _operand(call: Call, *names: str) -> Value | Const:
+    """The argument under the first of ``names`` that exists, numbers turned into constants."""
+    value = next(call[n] for n in names if n in call.args)
+    return Const(np.float32(value)) if isinstance(value, (int, float)) else value
+
+
+def _both(call: Call) -> tuple[Value | Const, Value | Const]:
+    return _operand(call, "self", "input"), _operand(call, "other", "exponent", "max", "min")
+
+
+def _has_exact_codes(operand: Value | Const) -> bool:
+    return (
+        isinstance(operand, Value)
+        or operand.scalar is not None
+        or (operand.scales is not None and operand.axis is None)
+    )
+
+
+def _integer_binary(call: Call) -> bool:
+    return call.args.get("alpha", 1) == 1 and all(_has_exact_codes(o) for o in _both(call))
+
+
+def _lower_binary(low: Lowering, call: Call, code: str, swapped: bool = False) -> Value:
+    a, b = _both(call)
+    alpha = call.args.get("alpha", 1)
+    if alpha != 1:
+        if isinstance(b, Const):
+            b = Const(np.float32(b.array * alpha))
+        else:
+            b = binary(low, "MUL", b, Const(np.float32(alpha)), f"{call.name}.alpha", b.shape)
+    if swapped:
+        a, b = b, a
+    return binary(
+        low, code, a, b, call.name, call.shape, call.qparams, low.activation(call.activation)
+    )
+
+
+@lowers("aten.add", integer=_integer_binary, fuses=True)
+def lower_add(low: Lowering, call: Call) -> Value:
+    """ADD."""
+    return _lower_binary(low, call, "ADD")
+
+
+@lowers("aten.sub", integer=_integer_binary, fuses=True)
+def lower_sub(low: Lowering, call: Call) -> Value:
+    """SUB."""
+    return _lower_binary(low, call, "SUB")
+
+
+@lowers("aten.rsub", integer=_integer_binary, fuses=True)
+def lower_rsub(low: Lowering, call: Call) -> Value:
+    """SUB with exchanged operands."""
+    return _lower_binary(low, call, "SUB", swapped=True)
+
+
+@lowers("aten.mul", integer=_integer_binary, fuses=True)
+def lower_mul(low: Lowering, call: Call) -> Value:
+    """MUL."""
+    return _lower_binary(low, call, "MUL")
+
+
+@lowers("aten.div", fuses=True)
+def lower_div(low: Lowering, call: Call) -> Value:
+    """DIV, or MUL by the reciprocal of a constant power of two (exact)."""
+    if call.args.get("rounding_mode") is not None:
+        raise low.unsupported(call.node, "rounding division has no lowering")
+    return _lower_binary(low, call, "DIV")
+
+
+@lowers("aten.maximum")
+def lower_maximum(low: Lowering, call: Call) -> Value:
+    """MAXIMUM."""
+    return _lower_binary(low, call, "MAXIMUM")
+
+
+@lowers("aten.minimum")
+def lower_minimum(low: Lowering, call: Call) -> Value:
+    """MINIMUM."""
+    return _lower_binary(low, call, "MINIMUM")
+
+
+@lowers("aten.square", integer=True, fuses=True)
+def lower_square(low: Lowering, call: Call) -> Value:
+    """MUL of the value with itself."""
+    x = call["self"]
+    return binary(
+        low, "MUL", x, x, call.name, call.shape, call.qparams, low.activation(call.activation)
+    )
+
+
+@lowers("aten.pow", integer=lambda call: call.args["exponent"] == 2)
+def lower_pow(low: Lowering, call: Call) -> Value:
+    """MUL for squares, SQRT and RSQRT for ±1/2, else POW."""
+    x, exponent = call["self"], call["exponent"]
+    if exponent == 2:
+        return binary(low, "MUL", x, x, call.name, call.shape, call.qparams)
+    if exponent in (0.5, -0.5):
+        return unary(low, "SQRT" if exponent > 0 else "RSQRT", x, call.name)
+    return _lower_binary(low, call, "POW")
+
+
+# --- clamps ---------------------------------------------------------------------------------
+
+
+def clamp_range(op: str, args: dict[str, Any]) -> tuple[float | None, float | None] | None:
+    """Bounds of a ReLU-like op, None when ``op`` is not one."""
+    if op == "aten.relu":
+        return 0.0, None
+    if op == "aten.relu6":
+        return 0.0, 6.0
+    if op == "aten.hardtanh":
+        return float(args["min_val"]), float(args["max_val"])
+    if op in ("aten.clamp", "aten.clamp_min", "aten.clamp_max"):
+        bounds = args.get("min"), args.get("max")
+        if all(b is None or isinstance(b, (int, float)) for b in bounds):
+            low, high = (None if b is None else float(b) for b in bounds)
+            return low, high
+    return None
+
+
+def saturates(bounds: tuple[float | None, float | None], qparams: QParams | None) -> bool:
+    """True when quantising with ``qparams`` already clamps to ``bounds``."""
+    if qparams is None:
+        return False
+    low, high = (qparams.scale * (c - qparams.zero_point) for c in qparams.code_range)
+    return (bounds[0] is None or low >= bounds[0]) and (bounds[1] is None or high <= bounds[1])
+
+
+def _bounds(call: Call) -> tuple[float | None, float | None]:
+    bounds = clamp_range(call.op, call.args)
+    return (None, None) if bounds is None else bounds
+
+
+def _integer_clamp(call: Call) -> bool:
+    bounds = _bounds(call)
+    return bounds in RELU_RANGES or saturates(bounds, call.qparams)
+
+
+@lowers(
+    "aten.relu",
+    "aten.relu6",
+    "aten.hardtanh",
+    "aten.clamp",
+    "aten.clamp_min",
+    "aten.clamp_max",
+    integer=_integer_clamp,
+)
+def lower_clamp(low: Lowering, call: Call) -> Value:
+    """A clamp that nothing could fuse.
+
+    On codes: MUL by one with the clamp as its activation, because XNNPACK has no int8 RELU. In
+    float: RELU, RELU6, RELU_N1_TO_1, or MAXIMUM and MINIMUM.
+    """
+    x, bounds = call["self"], _bounds(call)
+    code = RELU_RANGES.get(bounds)
+    if call.quantised:
+        one, activation = Const(np.float32(1.0)), low.activation(code or "NONE")
+        return binary(low, "MUL", x, one, call.name, call.shape, call.qparams, activation)
+    if code is not None:
+        return unary(low, code, x, call.name)
+    for operator, bound in (("MAXIMUM", bounds[0]), ("MINIMUM", bounds[1])):
+        if bound is not None:
+            x = binary(low, operator, x, Const(np.float32(bound)), call.name, call.shape)
+    return x
+
+
+# --- functions of one value -----------------------------------------------------------------
+
+
+def _on_grid(grid: QParams) -> Any:
+    return lambda call: call.qparams == grid
+
+
+@lowers("aten.sigmoid", integer=_on_grid(SIGMOID_GRID))
+def lower_sigmoid(low: Lowering, call: Call) -> Value:
+    """LOGISTIC."""
+    return _lower_function(low, call, "LOGISTIC")
+
+
+@lowers("aten.tanh", integer=_on_grid(TANH_GRID))
+def lower_tanh(low: Lowering, call: Call) -> Value:
+    """TANH."""
+    return _lower_function(low, call, "TANH")
+
+
+@lowers("aten.leaky_relu", integer=True)
+def lower_leaky_relu(low: Lowering, call: Call) -> Value:
+    """LEAKY_RELU."""
+    slope = float(call["negative_slope"])
+    return _lower_function(low, call, "LEAKY_RELU", "LeakyReluOptions", alpha=slope)
+
+
+def _lower_function(
+    low: Lowering, call: Call, code: str, options: str | None = None, **fields: Any
+) -> Value:
+    x = call["self"]
+    made = low.result(call, x.perm)
+    low.emit(code, [low.index(x)], [made.tensor], options, **fields)
+    return made
+
+
+_FLOAT_FUNCTIONS = {
+    "aten.abs": "ABS",
+    "aten.neg": "NEG",
+    "aten.exp": "EXP",
+    "aten.log": "LOG",
+    "aten.sqrt": "SQRT",
+    "aten.rsqrt": "RSQRT",
+    "aten.sin": "SIN",
+    "aten.cos": "COS",
+    "aten.floor": "FLOOR",
+    "aten.ceil": "CEIL",
+    "aten.hardswish": "HARD_SWISH",
+}
+
+
+@lowers(*_FLOAT_FUNCTIONS)
+def lower_float_function(low: Lowering, call: Call) -> Value:
+    """One float operator."""
+    return _lower_function(low, call, _FLOAT_FUNCTIONS[call.op])
+
+
+@lowers("aten.gelu")
+def lower_gelu(low: Lowering, call: Call) -> Value:
+    """GELU."""
+    approximate = call["approximate"] == "tanh"
+    return _lower_function(low, call, "GELU", "GeluOptions", approximate=approximate)
+
+
+@lowers("aten.elu")
+def lower_elu(low: Lowering, call: Call) -> Value:
+    """ELU with alpha and scales of 1."""
+    if any(float(call[k]) != 1.0 for k in ("alpha", "scale", "input_scale")):
+        raise low.unsupported(call.node, "alpha and scales other than 1 have no lowering")
+    return _lower_function(low, call, "ELU")
+
+
+@lowers("aten.silu")
+def lower_silu(low: Lowering, call: Call) -> Value:
+    """X · LOGISTIC(x)."""
+    x = call["self"]
+    gate = unary(low, "LOGISTIC", x, f"{call.name}.gate")
+    return binary(low, "MUL", x, gate, call.name, call.shape)
+
+
+@lowers("aten.hardsigmoid")
+def lower_hardsigmoid(low: Lowering, call: Call) -> Value:
+    """RELU6(x + 3) / 6."""
+    activation = low.activation("RELU6")
+    three, sixth = Const(np.float32(3.0)), Const(np.float32(1.0 / 6.0))
+    x = binary(low, "ADD", call["self"], three, f"{call.name}.sum", call.shape, None, activation)
+    return binary(low, "MUL", x, sixth, call.name, call.shape)
+
+
+@lowers("aten.reciprocal")
+def lower_reciprocal(low: Lowering, call: Call) -> Value:
+    """1 / x."""
+    return binary(low, "DIV", Const(np.float32(1.0)), call["self"], call.name, call.shape)
+
+
+@lowers("aten.log1p")
+def lower_log1p(low: Lowering, call: Call) -> Value:
+    """LOG(x + 1)."""
+    one = Const(np.float32(1.0))
+    x = binary(low, "ADD", call["self"], one, f"{call.name}.sum", call.shape)
+    return unary(low, "LOG", x, call.name)
+
+
+@lowers("aten.softplus")
+def lower_softplus(low: Lowering, call: Call) -> Value:
+    """RELU(x) + LOG(1 + EXP(-|x|)), which never overflows."""
+    if float(call["beta"]) != 1.0:
+        raise low.unsupported(call.node, "beta other than 1 has no lowering")
+    x, name = call["self"], call.name
+    magnitude = unary(low, "ABS", x, f"{name}.abs")
+    decay = unary(low, "EXP", unary(low, "NEG", magnitude, f"{name}.neg"), f"{name}.exp")
+    one = Const(np.float32(1.0))
+    tail = unary(low, "LOG", binary(low, "ADD", decay, one, f"{name}.one", x.shape), f"{name}.log")
+    return binary(low, "ADD", unary(low, "RELU", x, f"{name}.relu"), tail, name, call.shape)
+
+
+@lowers("aten.prelu")
+def lower_prelu(low: Lowering, call: Call) -> Value:
+    """RELU(x) - slope · RELU(-x), slopes along axis 1."""
+    x, slope, name = call["self"], call["weight"], call.name
+    if not isinstance(slope, Const):
+        raise low.unsupported(call.node, "its slope is not a constant")
+    shape = [1] * len(x.shape)
+    if slope.array.size > 1:
+        shape[1] = slope.array.size
+    positive = unary(low, "RELU", x, f"{name}.positive")
+    negative = unary(low, "RELU", unary(low, "NEG", x, f"{name}.neg"), f"{name}.negative")
+    slopes = Const(slope.array.reshape(shape).astype(np.float32))
+    scaled = binary(low, "MUL", negative, slopes, f"{name}.scaled", x.shape)
+    return binary(low, "SUB", positive, scaled, name, call.shape)
