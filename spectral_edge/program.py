@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -94,6 +94,10 @@ class StepProgram:
         macs: multiply-accumulates of one step at batch 1.
         provenance: plain data about where the program came from.
     """
+
+    CLOCK: ClassVar[str] = "clock"  # int32 state: hops since the start (programs with lookahead)
+    LENGTH: ClassVar[str] = "length"  # int32 state: frames of the clip; set by the host at its end
+    LENGTH_UNKNOWN: ClassVar[int] = 1 << 30
 
     module: torch.fx.GraphModule
     inputs: tuple[TensorSpec, ...]

@@ -46,7 +46,7 @@ def scan(
             return torch.utils._pytree.tree_map(torch.clone, carry), y.clone()
 
         final, stacked = scan_op(combine, state, x, dim=dim)
-        return stacked.movedim(0, dim), final
+        return stacked, final
     if x.shape[dim] == 0:
         raise SpecError(f"x has no frames on axis {dim}, scan needs at least one")
     outputs = []

@@ -19,12 +19,11 @@ from fractions import Fraction
 from math import ceil, lcm
 from typing import Any
 
-import numpy as np
 import torch
 from torch import fx
 
 from spectral_edge.errors import NotStreamable
-from spectral_edge.program import StateSpec
+from spectral_edge.program import StateSpec, StepProgram
 from spectral_edge.streaming.trace import TRACE_FRAMES, ClipGraph
 
 __all__ = ["Rewriter", "Value", "where"]
@@ -62,22 +61,36 @@ class Value:
 
 @dataclass
 class _State:
+    """A memory under construction; ``initial`` yields its value at batch 1 from captured tensors."""
+
     name: str
-    value: Value
-    first: int  # clip frame index of the oldest remembered frame before the first hop
-    count: int
     node: fx.Node
     following: fx.Node
+    initial: Callable[[dict[fx.Node, torch.Tensor]], torch.Tensor]
+    needs: fx.Node | None = None  # clip tensor that ``initial`` reads
 
 
 class Rewriter:
-    """State of one rewriting; rules call its methods."""
+    """State of one rewriting; rules call its methods.
+
+    Args:
+        clip: the traced model.
+        rules: ATen op -> rule.
+        flushes: False for a model without delay, whose stream never runs past the end of a clip.
+    """
+
+    UNBOUNDED = Fraction(1 << 40)  # the past of a recurrence
 
     def __init__(
-        self, clip: ClipGraph, rules: dict[Any, Callable[[Rewriter, fx.Node], Any]]
+        self,
+        clip: ClipGraph,
+        rules: dict[Any, Callable[[Rewriter, fx.Node], Any]],
+        *,
+        flushes: bool = True,
     ) -> None:
         self.clip = clip
         self.rules = rules
+        self.flushes = flushes
         self.graph = fx.Graph()
         self.env: dict[fx.Node, Any] = {}
         self.states: list[_State] = []
@@ -87,6 +100,9 @@ class Rewriter:
         self._batch: fx.Node | None = None
         self._inputs: list[fx.Node] = []
         self._current: fx.Node | None = None
+        self._held: dict[tuple[fx.Node, float, bool], Value] = {}
+        self._clock_node: fx.Node | None = None
+        self._length_node: fx.Node | None = None
 
     # -- walking ------------------------------------------------------------------------------
 
@@ -151,6 +167,12 @@ class Rewriter:
                     for size in val.shape:
                         multiple = lcm(multiple, self.clip.slope(size).denominator)
         return multiple
+
+    def value(self, arg: Any) -> Value:
+        """Return what a clip node (given as an fx argument) stands for."""
+        found = self.env[arg]
+        assert isinstance(found, Value)
+        return found
 
     # -- shapes and time ------------------------------------------------------------------------
 
@@ -223,16 +245,59 @@ class Rewriter:
             return value.node
         key = (value.node, count)
         if key not in self._histories:
-            name = self._state_name(value)
-            with self.graph.inserting_after(self._last_placeholder()):
-                state = self.graph.placeholder(f"state_{name}")
-            full = self.emit(_aten.cat.default, ([state, value.node], value.axis))
+            state = self.remember(*self._frames_before(value, count))
+            full = self.emit(_aten.cat.default, ([state.node, value.node], value.axis))
             chunk = self.chunk(value)
-            following = self.emit(_aten.slice.Tensor, (full, value.axis, chunk, chunk + count))
-            first = -value.offset - count
-            self.states.append(_State(name, value, first, count, state, following))
+            state.following = self.emit(
+                _aten.slice.Tensor, (full, value.axis, chunk, chunk + count)
+            )
             self._histories[key] = full
         return self._histories[key]
+
+    def remember(
+        self,
+        initial: Callable[[dict[fx.Node, torch.Tensor]], torch.Tensor],
+        needs: fx.Node | None = None,
+        name: str | None = None,
+    ) -> _State:
+        """Add a state; the caller sets ``following`` to the node that becomes its next value.
+
+        Args:
+            initial: value before the first hop at batch 1, from captured clip tensors.
+            needs: the clip tensor to capture for ``initial``, if any.
+            name: state name; by default the path of the module that is being rewritten.
+        """
+        name = self._state_name(name)
+        last = self.states[-1].node if self.states else self._inputs[-1]
+        with self.graph.inserting_after(last):
+            node = self.graph.placeholder(f"state_{name}")
+        state = _State(name, node, node, initial, needs)
+        self.states.append(state)
+        return state
+
+    def _frames_before(
+        self, value: Value, count: int
+    ) -> tuple[Callable[[dict[fx.Node, torch.Tensor]], torch.Tensor], fx.Node | None]:
+        """Return the initial value of a state that holds ``count`` frames before the first hop.
+
+        Clip frames with a negative index do not exist; they are only reached while the program
+        warms up, and are zero.
+        """
+        axis, val = value.axis, value.clip.meta["val"]
+        assert axis is not None
+        shape = [1 if n == -1 else n for n in self.step_shape(val)]
+        shape[axis] = count
+        first = -value.offset - count
+        known = min(count, max(0, first + count))
+
+        def initial(captured: dict[fx.Node, torch.Tensor]) -> torch.Tensor:
+            frames = torch.zeros(shape, dtype=val.dtype)
+            if known:
+                source = captured[value.clip].narrow(axis, max(0, first), known)
+                frames.narrow(axis, count - known, known).copy_(source)
+            return frames
+
+        return initial, value.clip if known else None
 
     def delayed(self, value: Value, frames: int) -> Value:
         """Return ``value`` delayed by ``frames`` of its own frames."""
@@ -259,41 +324,144 @@ class Rewriter:
         latest = max(v.offset for v in timed)
         return [v if v.axis is None else self.delayed(v, latest - v.offset) for v in values]
 
-    def _last_placeholder(self) -> fx.Node:
-        return self.states[-1].node if self.states else self._inputs[-1]
-
-    def _state_name(self, value: Value) -> str:
+    def _state_name(self, name: str | None) -> str:
         assert self._current is not None
-        path = module_path(self._current) or value.clip.name
-        base = re.sub(r"[^0-9a-zA-Z]+", "_", path).strip("_")
+        base = name or self.name_here()
         taken = {s.name for s in self.states}
-        name, n = base, 1
-        while name in taken:
+        unique, n = base, 1
+        while unique in taken:
             n += 1
-            name = f"{base}_{n}"
-        return name
+            unique = f"{base}_{n}"
+        return unique
+
+    # -- edges of the clip ---------------------------------------------------------------------
+
+    def held(
+        self, value: Value, fill: float, *, at_start: bool = True, at_end: bool = False
+    ) -> Value:
+        """Return ``value`` held at ``fill`` outside the clip.
+
+        A tensor with lookahead carries warm-up frames before its first one (layers with a bias make
+        something of nothing), and flush frames after its last. Padding says what stands there.
+        """
+        late = at_start and value.offset > 0
+        at_end = at_end and self.flushes
+        raw_input = value.node in self._inputs and fill == 0.0
+        if value.axis is None or not (late or (at_end and not raw_input)):
+            return value
+        key = (value.node, fill, at_end)
+        if key not in self._held:
+            valid = self._inside_clip(value, at_start=late, at_end=at_end and not raw_input)
+            node = self.emit(_aten.where.ScalarOther, (valid, value.node, fill))
+            self._held[key] = replace(value, node=node)
+        return replace(self._held[key], clip=value.clip, past=value.past)
+
+    def kept_while_warming_up(self, value: Value, new: fx.Node, before: fx.Node) -> fx.Node:
+        """Return ``new``, or ``before`` on hops whose newest frame of ``value`` is before the clip."""
+        if value.offset <= 0:
+            return new
+        if self.chunk(value) != 1:
+            raise self.refuse(
+                value.clip,
+                "recurrence after lookahead at a hop of several frames",
+                "put the recurrence before the lookahead",
+            )
+        started = self.emit(_aten.ge.Scalar, (self._clock(), value.offset))
+        return self.emit(_aten.where.self, (started, new, before))
+
+    def _inside_clip(self, value: Value, *, at_start: bool, at_end: bool) -> fx.Node:
+        """Return a bool node, shaped to broadcast along the time axis of ``value``."""
+        assert value.axis is not None
+        chunk, ndim = self.chunk(value), value.clip.meta["val"].ndim
+        index = self._clock()
+        if chunk > 1:
+            ramp = self.constant(torch.arange(chunk, dtype=torch.int32), "ramp")
+            scaled = self.emit(_aten.mul.Scalar, (index, chunk))
+            index = self.emit(_aten.add.Tensor, (scaled, ramp))
+        tests = []
+        if at_start:
+            tests.append(self.emit(_aten.ge.Scalar, (index, value.offset)))
+        if at_end:
+            length = value.clip.meta["val"].shape[value.axis]
+            extra = self.clip.size(length, 5040) - int(5040 * value.rate)
+            end = self._clip_length()
+            if value.rate.numerator != 1:
+                end = self.emit(_aten.mul.Scalar, (end, value.rate.numerator))
+            if value.rate.denominator != 1:
+                end = self.emit(
+                    _aten.div.Scalar_mode, (end, value.rate.denominator), {"rounding_mode": "floor"}
+                )
+            if extra + value.offset:
+                end = self.emit(_aten.add.Scalar, (end, extra + value.offset))
+            tests.append(self.emit(_aten.lt.Tensor, (index, end)))
+        valid = tests[0]
+        if len(tests) > 1:
+            valid = self.emit(_aten.logical_and.default, tuple(tests))
+        shape = [1] * ndim
+        shape[value.axis] = chunk
+        return self.emit(_aten.view.default, (valid, shape))
+
+    def _clock(self) -> fx.Node:
+        """Return hops since the start as an int32 node of shape [1]; all streams run in step."""
+        if self._clock_node is None:
+            state = self.remember(
+                lambda _: torch.zeros(1, dtype=torch.int32), None, StepProgram.CLOCK
+            )
+            self._clock_node = self.emit(_aten.slice.Tensor, (state.node, 0, 0, 1))
+            state.following = self.emit(_aten.add.Scalar, (state.node, 1))
+        return self._clock_node
+
+    def _clip_length(self) -> fx.Node:
+        """Return input frames of the clip as an int32 node; the host sets it when it flushes."""
+        if self._length_node is None:
+            unknown = StepProgram.LENGTH_UNKNOWN
+            state = self.remember(
+                lambda _: torch.full((1,), unknown, dtype=torch.int32), None, StepProgram.LENGTH
+            )
+            self._length_node = self.emit(_aten.slice.Tensor, (state.node, 0, 0, 1))
+        return self._length_node
+
+    # -- constants and names ---------------------------------------------------------------------
+
+    def constant(self, value: torch.Tensor, name: str) -> fx.Node:
+        """Register a tensor with the program and return a node for it."""
+        owner, unique, n = self.clip.module, name, 1
+        while hasattr(owner, unique):
+            if torch.equal(getattr(owner, unique), value):
+                break
+            unique, n = f"{name}_{n}", n + 1
+        else:
+            if value.dtype.is_floating_point:
+                owner.register_parameter(unique, torch.nn.Parameter(value.clone()))
+            else:
+                owner.register_buffer(unique, value.clone())
+        return self.graph.get_attr(unique)
+
+    def name_here(self) -> str:
+        """Return the path of the module being rewritten as an identifier."""
+        assert self._current is not None
+        path = module_path(self._current) or self._current.name
+        return re.sub(r"[^0-9a-zA-Z]+", "_", path).strip("_")
+
+    def batch_multiple(self, node: fx.Node, axis: int) -> int:
+        """Return rows per stream of a clip tensor's batch axis (bands folded into the batch)."""
+        size = node.meta["val"].shape[axis]
+        one, two = self.clip.size(size, TRACE_FRAMES, 1), self.clip.size(size, TRACE_FRAMES, 2)
+        if two != 2 * one:
+            raise self.refuse(node, "its batch axis does not hold streams", "keep batch on axis 0")
+        return one
 
     # -- finishing ------------------------------------------------------------------------------
 
     def state_specs(self) -> OrderedDict[str, StateSpec]:
         """Return the specs of all states, with initial values read off the clip graph."""
-        needed = {s.value.clip for s in self.states if s.first + s.count > 0}
+        needed = {s.needs for s in self.states if s.needs is not None}
         captured = _capture(self.clip, needed) if needed else {}
         specs: OrderedDict[str, StateSpec] = OrderedDict()
         for state in self.states:
-            axis = state.value.axis
-            val = state.value.clip.meta["val"]
-            shape = [1 if n == -1 else n for n in self.step_shape(val)]
-            assert axis is not None
-            shape[axis] = state.count
-            initial = torch.zeros(shape, dtype=val.dtype)
-            known = max(0, state.first + state.count)
-            if known:
-                frames = captured[state.value.clip].narrow(axis, max(0, state.first), known)
-                initial.narrow(axis, state.count - known, known).copy_(frames)
-            specs[state.name] = StateSpec(
-                tuple(shape), str(val.dtype).removeprefix("torch."), np.asarray(initial)
-            )
+            initial = state.initial(captured)
+            dtype = str(initial.dtype).removeprefix("torch.")
+            specs[state.name] = StateSpec(tuple(initial.shape), dtype, initial.numpy())
         return specs
 
     def module(self, outputs: Sequence[Value]) -> fx.GraphModule:

@@ -42,15 +42,35 @@ def unroll(
 
 def run_clip(program: StepProgram, clips: Sequence[torch.Tensor]) -> Any:
     """Return what the model returns for ``clips``, computed hop by hop; see StepProgram.run."""
-    with torch.no_grad():
-        hops = [outputs for outputs, _ in unroll(program, clips)]
-    joined = [
-        torch.cat([hop[i] for hop in hops], dim=spec.time_dim)
-        if spec.time_dim is not None
-        else hops[-1][i]
-        for i, spec in enumerate(program.outputs)
+    hops = program.check_inputs(clips)
+    frames = hops * program.hop_multiple
+    flush = -(-program.delay // program.hop_multiple) * program.hop_multiple
+    states = list(program.initial_states(clips[0].shape[0]))
+    if StepProgram.LENGTH in program.states:
+        states[list(program.states).index(StepProgram.LENGTH)].fill_(frames)
+    padded = [
+        clip if spec.time_dim is None else _followed_by_zeros(clip, spec.time_dim, frames, flush)
+        for clip, spec in zip(clips, program.inputs, strict=True)
     ]
+    with torch.no_grad():
+        steps = [outputs for outputs, _ in unroll(program, padded, tuple(states))]
+    joined = []
+    for i, spec in enumerate(program.outputs):
+        assert spec.time_dim is not None
+        whole = torch.cat([step[i] for step in steps], dim=spec.time_dim)
+        rate = spec.shape[spec.time_dim] / program.hop_multiple  # output frames per input frame
+        start, length = int(program.delay * rate), int(frames * rate)
+        joined.append(whole.narrow(spec.time_dim, start, length))
     return pack_outputs(program, joined)
+
+
+def _followed_by_zeros(clip: torch.Tensor, axis: int, frames: int, extra: int) -> torch.Tensor:
+    clip = clip.narrow(axis, 0, frames)
+    if not extra:
+        return clip
+    shape = list(clip.shape)
+    shape[axis] = extra
+    return torch.cat([clip, clip.new_zeros(shape)], dim=axis)
 
 
 def pack_outputs(program: StepProgram, tensors: Sequence[torch.Tensor]) -> Any:

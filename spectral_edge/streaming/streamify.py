@@ -14,6 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from spectral_edge.errors import SpecError
 from spectral_edge.program import StepProgram, TensorSpec
 from spectral_edge.streaming.rewrite import Rewriter, Value
+from spectral_edge.streaming import rules_time  # noqa: F401  (registers its rules)
+from spectral_edge.streaming.recurrent import opaque_recurrence
 from spectral_edge.streaming.rules import RULES
 from spectral_edge.streaming.trace import ClipGraph, trace
 from spectral_edge.streaming.verify import CHECK_LENGTHS, verify
@@ -58,7 +60,7 @@ def streamify(
         d + t.ndim if d is not None and d < 0 else d for d, t in zip(dims, tensors, strict=True)
     ]
     model = copy.deepcopy(model).eval()
-    clip = trace(model, tensors, dims)
+    clip = trace(opaque_recurrence(copy.deepcopy(model)), tensors, dims)
     program = _rewrite(clip)
     if check_lengths:
         error = verify(program, model, tensors, check_lengths)
@@ -71,9 +73,12 @@ def streamify(
 def _rewrite(clip: ClipGraph) -> StepProgram:
     rewriter = Rewriter(clip, RULES)
     outputs = rewriter.run()
+    delay = max(ceil(v.offset / v.rate) for v in outputs)
+    if delay == 0 and StepProgram.LENGTH in {s.name for s in rewriter.states}:
+        rewriter = Rewriter(clip, RULES, flushes=False)
+        outputs = rewriter.run()
     states = rewriter.state_specs()
     module = rewriter.module(outputs)
-    delay = max(ceil(v.offset / v.rate) for v in outputs)
     past = max(v.past for v in outputs)
     program = StepProgram(
         module=module,
@@ -88,7 +93,7 @@ def _rewrite(clip: ClipGraph) -> StepProgram:
         states=states,
         output_kind=clip.output_kind,
         delay=delay,
-        receptive_field=ceil(past) + delay + 1,
+        receptive_field=None if past >= rewriter.UNBOUNDED else ceil(past) + delay + 1,
         hop_multiple=rewriter.hop,
     )
     return program.with_(macs=_count_macs(program))
@@ -115,4 +120,4 @@ def _count_macs(program: StepProgram) -> int:
     inputs = [torch.zeros(t.shape, dtype=getattr(torch, t.dtype)) for t in program.inputs]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         program.step(inputs, program.initial_states(1))
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2

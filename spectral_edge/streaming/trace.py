@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -35,7 +36,8 @@ class ClipGraph:
         output_names: ``output`` or the keys of the returned dict.
         output_kind: ``tensor``, ``tuple`` or ``dict``.
         example: concrete inputs with ``TRACE_FRAMES`` frames.
-        frames: the symbol T; ``batch`` the symbol B (None when the batch was fixed to 1).
+        frames: the symbols that stand for T (one per input).
+        batch: the symbols that stand for the batch size.
     """
 
     module: fx.GraphModule
@@ -44,18 +46,15 @@ class ClipGraph:
     output_names: tuple[str, ...]
     output_kind: str
     example: tuple[torch.Tensor, ...]
-    frames: sympy.Symbol
-    batch: sympy.Symbol | None
+    frames: tuple[sympy.Symbol, ...]
+    batch: tuple[sympy.Symbol, ...]
 
     def size(self, value: Any, frames: int, batch: int = PROBE_BATCH) -> int:
         """Evaluate a size (int or SymInt) at ``frames`` and ``batch``."""
         if isinstance(value, int):
             return value
-        expr = value.node.expr
-        known = {self.frames: frames}
-        if self.batch is not None:
-            known[self.batch] = batch
-        return int(expr.subs(known))
+        known = dict.fromkeys(self.frames, frames) | dict.fromkeys(self.batch, batch)
+        return int(value.node.expr.subs(known))
 
     def slope(self, value: Any, batch: int = PROBE_BATCH) -> Fraction:
         """Return how much a size grows for each additional frame of the clip (0: not at all)."""
@@ -82,7 +81,6 @@ def trace(
         SpecError: example and time_dims do not fit together.
     """
     names = _input_names(model, example)
-    batch_dim, time_dim = Dim("batch", min=1, max=1024), Dim("frames", min=24, max=1 << 20)
     args: list[torch.Tensor] = []
     shapes: list[dict[int, Any]] = []
     for tensor, axis in zip(example, time_dims, strict=True):
@@ -92,10 +90,10 @@ def trace(
             )
         shape = list(tensor.shape)
         shape[0] = TRACE_BATCH
-        dims: dict[int, Any] = {0: batch_dim}
+        dims: dict[int, Any] = {0: Dim.DYNAMIC}
         if axis is not None:
             shape[axis] = TRACE_FRAMES
-            dims[axis] = time_dim
+            dims[axis] = Dim.DYNAMIC
         args.append(_random_like(tensor, shape))
         shapes.append(dims)
     exported = _export(model, tuple(args), tuple(shapes))
@@ -111,11 +109,45 @@ def trace(
     )
 
 
+@contextmanager
+def _symbolic_friendly() -> Iterator[None]:
+    """Spell calls that tracing would tie to one length in a form that keeps it symbolic."""
+    original = torch.max_pool1d
+    torch.max_pool1d = _max_pool1d
+    try:
+        yield
+    finally:
+        torch.max_pool1d = original
+
+
+def _max_pool1d(
+    x: torch.Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> torch.Tensor:
+    def pair(value: Any, other: int) -> list[int]:
+        return [other, value if isinstance(value, int) else value[0]]
+
+    stride = pair(stride, 1) if stride else None
+    y = torch.max_pool2d(
+        x.unsqueeze(-2),
+        pair(kernel_size, 1),
+        stride,
+        pair(padding, 0),
+        pair(dilation, 1),
+        ceil_mode,
+    )
+    return y.squeeze(-2)
+
+
 def _export(
     model: nn.Module, args: tuple[torch.Tensor, ...], shapes: tuple[dict[int, Any], ...]
 ) -> torch.export.ExportedProgram:
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _symbolic_friendly():
             return torch.export.export(model, args, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # torch raises many classes here; all mean the same for the author
         text = str(error)
@@ -151,17 +183,15 @@ def _input_names(model: nn.Module, example: Sequence[torch.Tensor]) -> tuple[str
 
 def _symbols(
     placeholders: Sequence[fx.Node], time_dims: Sequence[int | None]
-) -> tuple[sympy.Symbol, sympy.Symbol | None]:
-    frames = batch = None
+) -> tuple[tuple[sympy.Symbol, ...], tuple[sympy.Symbol, ...]]:
+    frames, batch = set(), set()
     for node, axis in zip(placeholders, time_dims, strict=True):
         shape = node.meta["val"].shape
         if axis is not None:
-            frames = shape[axis].node.expr
+            frames |= shape[axis].node.expr.free_symbols
         if not isinstance(shape[0], int):
-            batch = shape[0].node.expr
-    if frames is None:
-        frames = sympy.Symbol("no_frames")
-    return frames, batch
+            batch |= shape[0].node.expr.free_symbols
+    return tuple(frames), tuple(batch)
 
 
 def _output_names(result: Any) -> tuple[tuple[str, ...], str]:
