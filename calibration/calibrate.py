@@ -1,7 +1,7 @@
 """Closed-loop calibration: whole sequences through the step program, states fed back.
 
-A state that calibration never fed back (zeros, random values) has the wrong range, and the network dies
-of it (measured elsewhere: 5 to 28 dB instead of 34 dB). Nothing here cuts or pads a sequence.
+A state that calibration never fed back (zeros, random values) has the wrong range, and the network
+dies of it: 5 to 28 dB instead of 34 dB on a GRU. Nothing here cuts or pads a sequence.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ Stream = tuple[Tensor, ...]  # one tensor per input of the program, batch 1
 Progress = Callable[[str, int, int], None]  # (what is being done, steps done, steps in all)
 
 
-def collect_streams(program: StepProgram, sequences: Iterable[Sequence[Tensor]]) -> list[Stream]:
+def collect_streams(
+    program: StepProgram, sequences: Iterable[Sequence[Tensor] | Tensor]
+) -> list[Stream]:
     """Validate ``sequences`` and split batches into streams of batch 1.
 
     Args:
@@ -111,8 +113,8 @@ def _stack(tensors: list[Tensor], axis: int | None) -> Tensor:
     shape = list(tensors[0].shape)
     shape[0], shape[axis] = len(tensors), longest
     joined = tensors[0].new_zeros(shape)
-    for row, tensor in zip(joined.split(1), tensors, strict=True):
-        row.narrow(axis, 0, tensor.shape[axis]).copy_(tensor)
+    for row, tensor in enumerate(tensors):
+        joined[row : row + 1].narrow(axis, 0, tensor.shape[axis]).copy_(tensor)
     return joined
 
 
@@ -156,7 +158,7 @@ def _start_weights(module: fx.GraphModule) -> None:
     constants = {}
     for node in module.graph.nodes:
         if node.op == "call_module":
-            constants[module.get_submodule(node.target)] = node.args[0]
+            constants[module.get_submodule(str(node.target))] = node.all_input_nodes[0]
     for quantizer, bias in constants.items():
         if not isinstance(quantizer, BiasQuantizer):
             continue

@@ -1,12 +1,13 @@
-"""Quantisers that live in a prepared step graph: learned step size (LSQ), per tensor and per channel.
+"""Quantisers that live in a prepared step graph: learned step size (LSQ), per tensor or channel.
 
-A prepared graph is the float graph plus calls of these modules. Each of them first *observes* (returns
-its input unchanged and collects statistics), then *quantises* with gradients for the value, the scale and
-the zero point. Scales are ``start * exp(shift)`` with ``shift`` learned from 0, so a step of the optimiser
-is relative to the scale and a scale cannot become negative; before training they are exactly the start.
+A prepared graph is the float graph plus calls of these modules. Each of them first *observes*
+(returns its input unchanged and collects statistics), then *quantises*, with gradients for value,
+scale and zero point. Scales are ``start * exp(shift)`` with ``shift`` learned from 0, so a
+step of the optimiser is relative to the scale, and a scale cannot become negative; before training
+they are exactly the start.
 
-Gradients follow "Learned Step Size Quantization" (Esser et al., 2020) and, for the zero point, "LSQ+"
-(Bhalgat et al., 2020).
+Gradients follow "Learned Step Size Quantization" (Esser et al., 2020) and, for the zero point,
+"LSQ+" (Bhalgat et al., 2020).
 """
 
 from __future__ import annotations
@@ -142,8 +143,8 @@ class ActivationQuantizer(_Quantizer):
     """int8 per-tensor asymmetric quantiser of one group of tensors that share qparams.
 
     Attributes:
-        fixed: qparams that the kernels prescribe (sigmoid, softmax, tanh) or that represent a constant
-            exactly; never learned.
+        fixed: qparams that the kernels prescribe (sigmoid, softmax, tanh) or that represent a
+            constant exactly; never learned.
         observer: statistics of every tensor of the group.
     """
 
@@ -256,7 +257,9 @@ class BiasQuantizer(nn.Module):
         if self.mode is not Mode.QUANTIZE:
             return bias
         if self._cached is None:
-            rounded: Tensor = _RoundBias.apply(bias, self.scales(bias.numel()))
+            rounded: Tensor = _RoundBias.apply(  # type: ignore[no-untyped-call]
+                bias, self.scales(bias.numel())
+            )
             if not self.caching:
                 return rounded
             self._cached = rounded
@@ -264,7 +267,7 @@ class BiasQuantizer(nn.Module):
 
 
 def _fake_quantize(x: Tensor, *args: Any) -> Tensor:
-    result: Tensor = _FakeQuantize.apply(x, *args)
+    result: Tensor = _FakeQuantize.apply(x, *args)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -276,7 +279,7 @@ def qparams_of_range(low: float, high: float) -> QParams:
     """
     if not (math.isfinite(low) and math.isfinite(high)):
         raise CalibrationError(
-            f"range is [{low}, {high}], must be finite: the program overflows on this calibration data"
+            f"range is [{low}, {high}], must be finite: the program overflows on this data"
         )
     low, high = min(low, 0.0), max(high, 0.0)
     smallest, largest = ACTIVATION_RANGE

@@ -12,6 +12,7 @@ from spectral_edge.program import StepProgram
 
 __all__ = [
     "add_constant",
+    "arguments",
     "copy_graph",
     "get_constant",
     "is_float_tensor",
@@ -28,6 +29,11 @@ def copy_graph(module: fx.GraphModule) -> fx.GraphModule:
     for old, new in zip(module.graph.nodes, copied.graph.nodes, strict=True):
         new.meta = dict(old.meta)
     return copied
+
+
+def arguments(node: fx.Node, count: int = 0) -> list[Any]:
+    """Return the positional arguments of ``node``, filled up with None to ``count``."""
+    return [*node.args, *[None] * (count - len(node.args))]
 
 
 def get_constant(module: nn.Module, node: fx.Node) -> Tensor:

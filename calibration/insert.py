@@ -1,7 +1,7 @@
 """From a float step graph to a prepared one (quantiser modules) to a frozen one (int8).
 
-The frozen graph is the canonical form that writers read: int8 weights and int32 biases as buffers behind
-``dequantize``, and a ``quantize``/``dequantize`` pair on every activation.
+The frozen graph is the canonical form that writers read: int8 weights and int32 biases as buffers
+behind ``dequantize``, and a ``quantize``/``dequantize`` pair on every activation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .fake_quant import (
     BiasQuantizer,
     WeightQuantizer,
 )
-from .graph import add_constant, copy_graph, get_constant, output_nodes
+from .graph import add_constant, arguments, copy_graph, get_constant, output_nodes
 from .normalise import normalise
 from .observers import Observer
 from .ops import WEIGHTED
@@ -107,17 +107,17 @@ def _quantize_constant(
 
 def _quantize_weight(module: fx.GraphModule, node: fx.Node) -> None:
     where = WEIGHTED[node.target]
-    x, weight, bias = (node.args[i] for i in (where.x, where.weight, where.bias))
-    constants = all(isinstance(n, fx.Node) and n.op == "get_attr" for n in (weight, bias))
+    args = arguments(node)
+    x, weight, bias = (args[i] for i in (where.x, where.weight, where.bias))
+    constants = all(n.op == "get_attr" for n in (weight, bias))
     source = _quantizer_of(module, x)
     if not constants or source is None:
         return
     axis = where.axis
-    if node.target is torch.ops.aten.convolution.default and node.args[6]:  # transposed
+    if node.target is torch.ops.aten.convolution.default and args[6]:  # transposed
         axis = 1
-    weight_quantizer = WeightQuantizer(get_constant(module, weight).shape, axis)  # type: ignore[arg-type]
+    weight_quantizer = WeightQuantizer(get_constant(module, weight).shape, axis)
     bias_quantizer = BiasQuantizer(source, weight_quantizer)
-    arguments = list(node.args)
     for position, quantizer, kind in (
         (where.weight, weight_quantizer, "weight"),
         (where.bias, bias_quantizer, "bias"),
@@ -125,8 +125,8 @@ def _quantize_weight(module: fx.GraphModule, node: fx.Node) -> None:
         target = f"quantizers.{node.name}_{kind}"
         module.add_submodule(target, quantizer)
         with module.graph.inserting_before(node):
-            arguments[position] = module.graph.call_module(target, (node.args[position],))
-    node.args = tuple(arguments)
+            args[position] = module.graph.call_module(target, (args[position],))
+    node.args = tuple(args)
 
 
 def _quantizer_of(module: fx.GraphModule, node: Any) -> ActivationQuantizer | None:
@@ -164,7 +164,7 @@ def freeze_graph(prepared: fx.GraphModule) -> fx.GraphModule:
     module = copy_graph(prepared)
     for node in list(module.graph.nodes):
         if node.op == "call_module":
-            quantizer = module.get_submodule(node.target)
+            quantizer = module.get_submodule(str(node.target))
             if isinstance(quantizer, WeightQuantizer):
                 _freeze_weight(module, node, quantizer)
             elif isinstance(quantizer, BiasQuantizer):
@@ -175,24 +175,27 @@ def freeze_graph(prepared: fx.GraphModule) -> fx.GraphModule:
             _freeze_movement(module, node)
     for node in list(module.graph.nodes):
         if node.target is REQUANTIZE:
-            node.replace_all_uses_with(node.args[0])
+            node.replace_all_uses_with(node.all_input_nodes[0])
             module.graph.erase_node(node)
         node.meta.pop(_GROUP, None)
     module.graph.eliminate_dead_code()
     module.graph.lint()
-    used = {n.target: get_constant(module, n) for n in module.graph.nodes if n.op == "get_attr"}
-    return fx.GraphModule({k: v.detach() for k, v in used.items()}, module.graph)
+    used: dict[str, Any] = {
+        str(n.target): get_constant(module, n).detach()
+        for n in module.graph.nodes
+        if n.op == "get_attr"
+    }
+    return fx.GraphModule(used, module.graph)
 
 
 def _freeze_weight(module: fx.GraphModule, node: fx.Node, quantizer: WeightQuantizer) -> None:
-    weight = node.args[0]
-    codes = quantizer.codes(get_constant(module, weight))  # type: ignore[arg-type]
+    codes = quantizer.codes(get_constant(module, node.all_input_nodes[0]))
     scales = quantizer.channel_scales()
     _dequantize_per_channel(module, node, codes, scales, quantizer.axis, WEIGHT_RANGE)
 
 
 def _freeze_bias(module: fx.GraphModule, node: fx.Node, quantizer: BiasQuantizer) -> None:
-    bias = get_constant(module, node.args[0])  # type: ignore[arg-type]
+    bias = get_constant(module, node.all_input_nodes[0])
     scales = quantizer.scales(bias.numel())
     _dequantize_per_channel(module, node, quantizer.codes(bias), scales, 0, BIAS_RANGE)
 
@@ -225,8 +228,7 @@ def _dequantize_per_channel(
 def _freeze_activation(
     module: fx.GraphModule, node: fx.Node, quantizer: ActivationQuantizer
 ) -> None:
-    value = node.args[0]
-    assert isinstance(value, fx.Node)
+    value = node.all_input_nodes[0]
     qparams = quantizer.qparams()
     if value.op == "get_attr":
         codes = torch.from_numpy(qparams.quantize(get_constant(module, value).detach().numpy()))

@@ -6,8 +6,8 @@ Nothing here changes what the graph computes (up to a float32 rounding of a cons
 - Python numbers in arithmetic become constant tensors, so that they get qparams like any operand;
 - ``addmm``, ``mm`` and ``matmul`` with a constant matrix become ``linear``;
 - every convolution and linear layer gets a bias;
-- ``clamp`` becomes ``relu``/``hardtanh`` where it is one; ``neg``, ``pow(x, 2)``, ``rsub``, ``alpha`` become
-  multiplications, additions and subtractions.
+- ``clamp`` becomes ``relu``/``hardtanh`` where it is one; ``neg``, ``pow(x, 2)``, ``rsub`` and
+  ``alpha`` become multiplications, additions and subtractions.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from spectral_edge.program import StepProgram
 
 from .graph import (
     add_constant,
+    arguments,
     get_constant,
     is_float_tensor,
     output_nodes,
@@ -46,7 +47,7 @@ _NO_OPS = {
     _aten.to.dtype_layout,
     _aten._to_copy.default,
 }
-_WITH_SCALARS = {
+_WITH_SCALARS: dict[Any, Any] = {
     _aten.add.Scalar: _aten.add.Tensor,
     _aten.sub.Scalar: _aten.sub.Tensor,
     _aten.mul.Scalar: _aten.mul.Tensor,
@@ -107,15 +108,15 @@ def _has_parameter(module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _drop_no_op(module: fx.GraphModule, node: fx.Node, values: Values) -> None:
-    source = node.args[0] if node.args else None
+    source = arguments(node, 1)[0]
     if not isinstance(source, fx.Node) or not isinstance(values[source], Tensor):
         return
     if node.target in _NO_OPS:
         nothing = values[node].dtype == values[source].dtype
-        nothing &= node.target is not _aten.dropout.default or not node.args[2]
+        nothing &= node.target is not _aten.dropout.default or not arguments(node, 3)[2]
     elif node.target is _aten.slice.Tensor:
-        _, _, start, end, step = (*node.args, *(None, 0, None, None, 1)[len(node.args) :])
-        nothing = not start and step == 1 and (end is None or _is_huge(end))
+        _, _, start, end, step = arguments(node, 5)
+        nothing = not start and step in (None, 1) and (end is None or _is_huge(end))
     else:
         return
     if nothing:
@@ -131,24 +132,24 @@ def _simplify(module: fx.GraphModule, node: fx.Node, values: Values) -> None:
     if not is_float_tensor(values[node]):
         return
     node.target = _WITH_SCALARS.get(node.target, node.target)
-    x = node.args[0]
+    x, *others = arguments(node, 3)
     if node.target is _aten.clamp.default:
-        low, high = (*node.args[1:], None, None)[:2]
+        low, high = others
         if low == 0 and high is None:
             replace_node(node, _aten.relu.default, (x,), values)
         elif low is not None and high is not None:
             replace_node(node, _aten.hardtanh.default, (x, float(low), float(high)), values)
     elif node.target is _aten.neg.default:
         replace_node(node, _aten.mul.Tensor, (x, -1.0), values)
-    elif node.target is _aten.pow.Tensor_Scalar and node.args[1] == 2:
-        replace_node(node, _aten.mul.Tensor, (x, x), values)
-    elif node.target is _aten.square.default:
+    elif node.target is _aten.square.default or (
+        node.target is _aten.pow.Tensor_Scalar and others[0] == 2
+    ):
         replace_node(node, _aten.mul.Tensor, (x, x), values)
     elif node.target is _aten.rsub.Scalar:
-        node.args = (node.args[1], x, *node.args[2:])
+        node.args = (others[0], x, *node.args[2:])
         node.target = _aten.sub.Tensor
-    elif node.target is _aten.div.Tensor and isinstance(node.args[1], (int, float)):
-        replace_node(node, _aten.mul.Tensor, (x, 1.0 / node.args[1]), values)
+    elif node.target is _aten.div.Tensor and isinstance(others[0], (int, float)):
+        replace_node(node, _aten.mul.Tensor, (x, 1.0 / others[0]), values)
 
 
 def _scalars_to_constants(module: fx.GraphModule, node: fx.Node, values: Values) -> None:
@@ -157,9 +158,10 @@ def _scalars_to_constants(module: fx.GraphModule, node: fx.Node, values: Values)
         return
     if node.target not in (*_ARITHMETIC, _aten.div.Tensor):
         return
-    alpha = node.kwargs.get("alpha", node.args[2] if len(node.args) > 2 else 1)
-    operands = [_as_tensor(module, node, a) for a in node.args[:2]]
-    if alpha != 1:
+    first, second, third = arguments(node, 3)
+    alpha: Any = node.kwargs.get("alpha", third)
+    operands = [_as_tensor(module, node, a) for a in (first, second)]
+    if alpha not in (None, 1):
         factor = _as_tensor(module, node, float(alpha))
         with module.graph.inserting_before(node):
             operands[1] = module.graph.call_function(_aten.mul.Tensor, (operands[1], factor))
@@ -176,12 +178,11 @@ def _as_tensor(module: fx.GraphModule, before: fx.Node, operand: Any) -> fx.Node
 
 def _matmul_to_linear(module: fx.GraphModule, node: fx.Node, values: Values) -> None:
     if node.target is _aten.addmm.default and not node.kwargs:
-        bias, x, matrix = node.args[:3]
+        bias, x, matrix = arguments(node)[:3]
         if bias.op != "get_attr" or get_constant(module, bias).ndim != 1:
             return
     elif node.target in (_aten.mm.default, _aten.matmul.default):
-        x, matrix = node.args[:2]
-        bias = None
+        bias, x, matrix = None, *arguments(node)[:2]
     else:
         return
     if matrix.op != "get_attr" or get_constant(module, matrix).ndim != 2 or values[x].ndim < 2:
@@ -198,10 +199,10 @@ def _add_missing_bias(module: fx.GraphModule, node: fx.Node, values: Values) -> 
     where = WEIGHTED.get(node.target)
     if where is None:
         return
-    arguments = [*node.args, *[None] * (where.bias + 1 - len(node.args))]
-    if arguments[where.bias] is not None:
+    args = arguments(node, where.bias + 1)
+    if args[where.bias] is not None:
         return
     channel_axis = -1 if node.target is _aten.linear.default else 1
     zeros = torch.zeros(values[node].shape[channel_axis])
-    arguments[where.bias] = add_constant(module, node, f"{node.name}_bias", zeros)
-    node.args = tuple(arguments)
+    args[where.bias] = add_constant(module, node, f"{node.name}_bias", zeros)
+    node.args = tuple(args)

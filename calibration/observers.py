@@ -121,7 +121,7 @@ class HistogramObserver(Observer):
         return min(float(edges[first]), 0.0), max(float(edges[min(last + 1, BINS)]), 0.0)
 
     def _by_mse(self, bounds: tuple[float, float]) -> tuple[float, float]:
-        """Try a grid of clipping points on both sides; error = clipping + uniform rounding noise."""
+        """Try a grid of clipping points on both sides; error = clipping + uniform rounding."""
         counts = self._counts()
         width = (bounds[1] - bounds[0]) / BINS
         centers = bounds[0] + width * (torch.arange(BINS, dtype=torch.float64) + 0.5)

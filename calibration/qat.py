@@ -1,7 +1,7 @@
-"""Quantisation-aware training: the prepared step graph unrolled, truncated back-propagation through time.
+"""Quantisation-aware training: the prepared step graph unrolled, truncated back-propagation.
 
-What is trained is the graph that ships, hop by hop with its states, so weights and scales learn to live
-with the errors that come back through the states.
+What is trained is the graph that ships, hop by hop with its states, so weights and scales learn to
+live with the errors that come back through the states.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class QatConfig:
     Attributes:
         loss: ``loss(outputs, targets) -> scalar``; outputs in the structure that the model returns,
             some hops long. None: relative squared error of every output.
-        data: re-iterable ``(inputs, targets)`` pairs; inputs as in ``sequences``; targets any structure
-            of tensors with time on the axis of the first output, aligned with the program's outputs
+        data: ``(inputs, targets)`` pairs; inputs as in ``sequences``; targets any structure of
+            tensors with time on the axis of the first output, aligned with the program's outputs
             (``delay`` included). None: the calibration sequences, with the float program's outputs
             as targets (distillation).
         steps: optimiser steps at most.
@@ -257,7 +257,7 @@ def _cut(targets: Any, program: StepProgram, steps: int, start: int, hops: int) 
 
 
 class _Windows:
-    """Consecutive pieces of ``hops`` hops from ``batch`` lanes, each lane one stream after another."""
+    """Consecutive pieces of ``hops`` hops from ``batch`` lanes, each lane stream after stream."""
 
     def __init__(
         self, program: StepProgram, examples: Sequence[_Example], config: QatConfig

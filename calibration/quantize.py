@@ -38,14 +38,14 @@ def quantize(
         program: float program of :func:`spectral_edge.streamify`; not changed.
         sequences: tuples with one tensor per input of the model, time on its ``time_dim``, any
             length and batch. States are fed back through each whole sequence.
-        recipe: name, path of a YAML file, or plain data; see :mod:`spectral_edge.calibration.recipe`.
+        recipe: name, path of a YAML file, or plain data; see ``calibration/recipe.py``.
         qat: None for calibration only; a :class:`QatConfig` for the built-in training; or your own
             training loop, called with the prepared program.
         progress: called as ``progress(what, done, total)``.
 
     Returns:
-        A program with int8 inputs, outputs and states, scales and zero points of every tensor, and a
-        piece of the sequences as ``golden_inputs``.
+        A program with int8 inputs, outputs and states, scales and zero points of every tensor, and
+        a piece of the sequences as ``golden_inputs``.
 
     Raises:
         CalibrationError: no sequences, wrong shapes, NaN.

@@ -1,8 +1,9 @@
 """Which tensors of a step graph carry which qparams.
 
-Every float tensor belongs to a group; all members of a group have the same scale and zero point. Groups
-grow by union: through data movement, and from each state's output to its input. Nodes that keep float
-values ("raw") are the inside of fused kernels and of float islands, and the path of exact states.
+Every float tensor belongs to a group; all members of a group have the same scale and zero point.
+Groups grow by union: through data movement, and from each state's output to its input. Nodes that
+keep float values ("raw") are the inside of fused kernels and of float islands, and the path of
+exact states.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Annotation:
 def moves_codes(node: fx.Node) -> bool:
     """Say whether ``node`` only moves codes, so that its output is on its inputs' grid."""
     if node.target is operator.getitem:
-        return moves_codes(node.args[0])  # type: ignore[arg-type]
+        return moves_codes(node.all_input_nodes[0])
     return node.op == "call_function" and node.target in MOVE
 
 
@@ -144,11 +145,10 @@ def _raw_nodes(module: fx.GraphModule, exact: set[fx.Node]) -> set[fx.Node]:
     raw = set()
     for node in module.graph.nodes:
         users = list(node.users)
-        if node.target in FUSABLE and len(users) == 1 and is_clamp(users[0]):
-            raw.add(node)
-        elif node.target in FLOAT and users and all(u.target in FLOAT for u in users):
-            raw.add(node)
-        elif node in exact and all(u in exact or u.op == "output" for u in users):
+        fused = node.target in FUSABLE and len(users) == 1 and is_clamp(users[0])
+        island = node.target in FLOAT and users and all(u.target in FLOAT for u in users)
+        path = node in exact and all(u in exact or u.op == "output" for u in users)
+        if fused or island or path:
             raw.add(node)
     return raw
 
@@ -176,7 +176,7 @@ def _fixed_qparams(
     free: set[fx.Node] = set()
     for node in groups:
         root = groups.find(node)
-        qparams = FIXED.get(node.target)
+        qparams: QParams | None = FIXED.get(node.target)
         if node in arithmetic:
             qparams = _exact_number(get_constant(module, node))
         if qparams is not None:
