@@ -3,3 +3,5 @@
 STEP_EQUALS_CLIP_RELATIVE = 1e-5  # of the clip's peak (design, numerical contract)
 ONNXRUNTIME_CODES_EQUAL = 0.998  # share of equal int8 codes, max difference 1
 LITERT_CODES_EQUAL = 0.995  # share of equal int8 codes, max difference 1
+METRIC_ABSOLUTE = 2e-4  # dB or score units; the reference values are printed with 6 decimals
+PESQ_ABSOLUTE = 2e-6  # PESQ and STOI come from the very packages that made the reference values
