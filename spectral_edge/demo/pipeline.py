@@ -129,8 +129,8 @@ def run_demo(
     """Take the shipped model all the way to enhanced audio, and write down what happened.
 
     Args:
-        wav: audio to enhance, any rate and number of channels; None takes the embedded sample, which
-            has a clean counterpart, so that quality can be measured.
+        wav: audio to enhance, any rate and number of channels; None takes the embedded sample,
+            which has a clean counterpart, so that quality can be measured.
         out: folder for the results; files of an earlier demo are replaced, others are left alone.
         progress: called when a step begins and when it is done.
 

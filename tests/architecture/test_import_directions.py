@@ -30,7 +30,12 @@ TORCH_HOMES = (
     "spectral_edge/training/",
 )
 # Composers that may import it inside a function.
-LAZY_TORCH = ("spectral_edge/parity.py", "spectral_edge/demo/", "runtimes/engines/")
+LAZY_TORCH = (
+    "spectral_edge/parity.py",
+    "spectral_edge/demo/",
+    "spectral_edge/dsp/features.py",
+    "runtimes/engines/",
+)
 TRAINING_STACK = ("torch", "torchao", "lightning", "pytorch_lightning", "torchmetrics")
 
 # Where a library other than NumPy may be imported; what a device needs imports none at the top.
