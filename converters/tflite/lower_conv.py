@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from .layout import channels_last
 from .lowering import Call, Lowering, bias_index, has_integer_weight, lowers
+from .moves import padded
 from .values import Const, Value
 
-__all__ = ["as_image", "from_image", "pad_image", "pair", "place"]
+__all__ = ["as_image", "from_image", "pair", "place"]
 
 
 def pair(value: Sequence[int] | int, spatial: int) -> list[int]:
@@ -47,7 +48,7 @@ def _window(
     """Output size, and whether SAME and VALID describe this axis, and the stride to write.
 
     With a single output position the stride is free; writing the input size as the stride makes
-    SAME add no padding to this axis, so the other axis may use SAME without a PAD.
+    SAME add no padding to this axis, so the other axis may use SAME without padding before it.
     """
     reach = dilation * (kernel - 1) + 1
     out = (size + before + after - reach) // stride + 1
@@ -64,17 +65,6 @@ def _window(
     )
 
 
-def pad_image(low: Lowering, value: Value, amounts: Sequence[tuple[int, int]], name: str) -> Value:
-    """PAD the two spatial axes of an image with zeros (the zero point, on codes)."""
-    value = low.laid(value, channels_last(4))
-    (top, bottom), (left, right) = amounts
-    b, c, h, w = value.shape
-    made = low.like(value, f"{name}.pad", (b, c, h + top + bottom, w + left + right), value.perm)
-    paddings = low.numbers([[0, 0], [top, bottom], [left, right], [0, 0]])
-    low.emit("PAD", [value.tensor, paddings], [made.tensor], "PadOptions")
-    return made
-
-
 def place(
     low: Lowering,
     image: Value,
@@ -84,7 +74,7 @@ def place(
     padding: Sequence[int],
     name: str,
 ) -> tuple[Value, int, list[int]]:
-    """Choose SAME (0) or VALID (1), adding a PAD when neither says it; returns strides too."""
+    """Choose SAME (0) or VALID (1), padding before it when neither says it; returns strides too."""
     axes = [
         _window(image.shape[2 + i], kernel[i], stride[i], dilation[i], padding[i], padding[i])
         for i in range(2)
@@ -94,7 +84,8 @@ def place(
         return image, 1, strides
     if all(a[1] for a in axes):
         return image, 0, strides
-    return pad_image(low, image, [(p, p) for p in padding], name), 1, list(stride)
+    amounts = [(0, 0), (0, 0), *((p, p) for p in padding)]
+    return padded(low, image, amounts, name), 1, list(stride)
 
 
 @lowers(

@@ -18,6 +18,7 @@ __all__ = ["binary", "clamp_range", "saturates", "unary"]
 
 SIGMOID_GRID = QParams(1.0 / 256.0, -128)
 TANH_GRID = QParams(1.0 / 128.0, 0)
+MIN_RATIO, MAX_RATIO = 2.0**-10, 2.0**8 - 1  # scale of a summand over that of the sum
 _OPTIONS = {
     "ADD": "AddOptions",
     "SUB": "SubOptions",
@@ -49,29 +50,32 @@ def _common_perm(operands: list[Value | Const], rank: int) -> Perm:
     return max(values, key=lambda v: (len(v.shape), math.prod(v.shape))).perm
 
 
-def scalar_codes(value: float) -> Const:
-    """A scalar as one code whose real value is exact: ±1 at scale |value|."""
-    scale = np.float32(abs(value)) if value else np.float32(1.0)
-    return Const(np.array([int(np.sign(value))], np.int8), np.asarray(scale))
+def scalar_codes(value: float, step: float | None) -> Const:
+    """A scalar as one code, its scale within the ratios to ``step`` that XNNPACK accepts.
+
+    One code of scale |value| is exact. Sums restrict the scale to ``step``·2^-10 … ``step``·2^8
+    (``step`` is the scale of the result; None for products, which take any scale).
+    """
+    code, scale = int(np.sign(value)), abs(value) or 1.0
+    if step is not None and scale / step > MAX_RATIO:
+        code, scale = code * 127, scale / 127
+    if step is not None and (value == 0.0 or scale / step < MIN_RATIO):
+        code, scale = 0, step
+    return Const(np.array([code], np.int8), np.asarray(scale, np.float32))
 
 
-def _operand_index(
-    low: Lowering, operand: Value | Const, perm: Perm, codes: bool, name: str
+def _scalar_index(
+    low: Lowering, operand: Const, name: str, qparams: QParams | None, step: float | None
 ) -> int:
-    rank = len(perm)
-    if isinstance(operand, Const) and operand.scalar is not None:
-        if not codes:
-            return low.builder.constant(f"{name}.constant", np.array([operand.scalar], np.float32))
-        if operand.scales is None:
-            operand = scalar_codes(operand.scalar)
-        stored = operand.array.flatten()[:1]
-        scale = float(np.ravel(operand.scales)[0])
-        quantization = Quantization((scale,), (operand.zero_point,))
-        return low.builder.constant(f"{name}.constant", stored, quantization)
-    extended = _extended(operand, rank)
-    if isinstance(extended, Value) and rank > len(operand.shape):
-        extended = low.laid(extended, extended.perm)
-    return low.index(extended, perm, f"{name}.constant")
+    value = operand.scalar
+    assert value is not None
+    if qparams is None:
+        return low.builder.constant(name, np.array([value], np.float32))
+    if operand.scales is None:
+        operand = scalar_codes(value, step)
+    scale = float(np.ravel(operand.scales)[0])
+    quantization = Quantization((scale,), (operand.zero_point,))
+    return low.builder.constant(name, operand.array.flatten()[:1], quantization)
 
 
 def binary(
@@ -87,7 +91,13 @@ def binary(
     """Write a broadcasting operator of two operands; the result keeps the larger one's layout."""
     operands = [_extended(o, len(shape)) if isinstance(o, Value) else o for o in (a, b)]
     perm = _common_perm(operands, len(shape))
-    inputs = [_operand_index(low, o, perm, qparams is not None, name) for o in operands]
+    step = qparams.scale if qparams is not None and code in ("ADD", "SUB") else None
+    inputs = []
+    for o in operands:
+        if isinstance(o, Const) and o.scalar is not None:
+            inputs.append(_scalar_index(low, o, f"{name}.constant", qparams, step))
+        else:
+            inputs.append(low.index(_extended(o, len(shape)), perm, f"{name}.constant"))
     made = low.new(name, shape, perm, "float32", qparams)
     fields: dict[str, Any] = {}
     if code in _FUSING:

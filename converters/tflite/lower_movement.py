@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from .layout import Perm, Shape, channels_last, identity, view_layout, view_ready_layout
+from .layout import channels_last
 from .lower_conv import as_image, from_image
 from .lowering import Call, Lowering, lowers
+from .moves import concatenate, interleaved, padded, repeated, sliced, viewed
 from .values import Const, Value
 
-__all__ = ["concatenate", "sliced", "viewed"]
+__all__: list[str] = []
 
 
 def _source(call: Call) -> Value | Const:
     operand: Value | Const = call["self"] if "self" in call.args else call["input"]
     return operand
-
-
-def viewed(low: Lowering, value: Value, shape: Shape) -> Value:
-    """Another shape with the same logical element order; moves bytes only when it must."""
-    perm = view_layout(value.shape, shape, value.perm)
-    if perm is None:
-        value = low.laid(value, view_ready_layout(value.shape, shape, value.perm))
-        perm = view_layout(value.shape, shape, value.perm)
-        assert perm is not None
-    return Value(value.tensor, shape, perm, value.dtype, value.qparams)
 
 
 @lowers(
@@ -66,28 +53,6 @@ def lower_permute(low: Lowering, call: Call) -> Value | Const:
         return operand.transposed(order)
     perm = tuple(order.index(p) for p in operand.perm)
     return Value(operand.tensor, call.shape, perm, operand.dtype, operand.qparams)
-
-
-def sliced(
-    low: Lowering, value: Value, axis: int, begin: int, end: int, step: int, name: str
-) -> Value:
-    """SLICE, or STRIDED_SLICE for a step, along one logical axis."""
-    shape = list(value.shape)
-    shape[axis] = max(-(-(end - begin) // step), 0)
-    made = low.like(value, name, shape, value.perm)
-    where = value.perm.index(axis)
-    source = low.index(value)
-    begins, ends = [0] * len(shape), list(value.physical)
-    begins[where], ends[where] = begin, end
-    if step == 1:
-        inputs = [source, low.numbers(begins), low.numbers(made.physical)]
-        low.emit("SLICE", inputs, [made.tensor], "SliceOptions")
-    else:
-        steps = [1] * len(shape)
-        steps[where] = step
-        inputs = [source, low.numbers(begins), low.numbers(ends), low.numbers(steps)]
-        low.emit("STRIDED_SLICE", inputs, [made.tensor], "StridedSliceOptions")
-    return made
 
 
 @lowers("aten.slice", moves=True)
@@ -144,33 +109,6 @@ def lower_split(low: Lowering, call: Call) -> tuple[Value, ...]:
     return tuple(pieces)
 
 
-def concatenate(
-    low: Lowering, operands: Sequence[Value | Const], axis: int, call_name: str, shape: Shape
-) -> Value:
-    """CONCATENATION along a logical axis, in the layout that most elements already have."""
-    votes: dict[Perm, int] = {}
-    for o in operands:
-        if isinstance(o, Value):
-            votes[o.perm] = votes.get(o.perm, 0) + math.prod(o.shape)
-    perm = max(votes, key=lambda p: votes[p]) if votes else identity(len(shape))
-    first = next((o for o in operands if isinstance(o, Value)), None)
-    qparams = first.qparams if first is not None else None
-    inputs = []
-    for o in operands:
-        if isinstance(o, Const) and qparams is not None:
-            codes = qparams.quantize(o.real)
-            o = Const(codes, np.asarray(qparams.scale, np.float32), qparams.zero_point)
-        elif isinstance(o, Value) and qparams is None:
-            o = low.as_float(o)
-        elif isinstance(o, Value) and qparams is not None:
-            o = low.as_codes(o, qparams, f"{call_name}.input")
-        inputs.append(low.index(o, perm, call_name))
-    dtype = first.dtype if first is not None else "float32"
-    made = low.new(call_name, shape, perm, dtype, qparams)
-    low.emit("CONCATENATION", inputs, [made.tensor], "ConcatenationOptions", axis=perm.index(axis))
-    return made
-
-
 @lowers("aten.cat", moves=True)
 def lower_cat(low: Lowering, call: Call) -> Value:
     """CONCATENATION; empty pieces are left out."""
@@ -221,7 +159,7 @@ def lower_flip(low: Lowering, call: Call) -> Value:
 
 @lowers("aten.pad", "aten.constant_pad_nd", moves=True)
 def lower_pad(low: Lowering, call: Call) -> Value:
-    """PAD with zeros, PADV2 with another constant, CONCATENATION of slices for negative amounts."""
+    """CONCATENATION with constants; SLICE for negative amounts."""
     value = low.tensor_of(_source(call), call.name)
     if call.args.get("mode", "constant") != "constant":
         raise low.unsupported(call.node, f"padding mode {call['mode']!r} has no lowering")
@@ -235,24 +173,7 @@ def lower_pad(low: Lowering, call: Call) -> Value:
             end = value.shape[axis] + min(after, 0)
             value = sliced(low, value, axis, max(-before, 0), end, 1, f"{call.name}.crop")
     amounts = [(max(a, 0), max(b, 0)) for a, b in amounts]
-    made = low.like(value, call.name, call.shape, value.perm)
-    inputs = [low.index(value), low.numbers([amounts[p] for p in value.perm])]
-    fill = float(call["value"] or 0.0)
-    if fill == 0.0:
-        low.emit("PAD", inputs, [made.tensor], "PadOptions")
-        return made
-    constant = Const(np.array([fill], np.float32))
-    if value.qparams is not None:
-        q = value.qparams
-        constant = Const(q.quantize(constant.array), np.asarray(q.scale, np.float32), q.zero_point)
-    low.emit("PADV2", [*inputs, low.index(constant)], [made.tensor], "PadV2Options")
-    return made
-
-
-def _repeated(low: Lowering, value: Value, axis: int, times: int, name: str) -> Value:
-    """Repeat a whole axis ``times`` times, one copy after another."""
-    shape = tuple(n * times if i == axis else n for i, n in enumerate(value.shape))
-    return concatenate(low, [value] * times, axis, name, shape)
+    return padded(low, value, amounts, call.name, float(call["value"] or 0.0))
 
 
 @lowers("aten.repeat", moves=True)
@@ -263,7 +184,7 @@ def lower_repeat(low: Lowering, call: Call) -> Value:
     value = viewed(low, value, (1,) * (len(repeats) - len(value.shape)) + value.shape)
     for axis, times in enumerate(repeats):
         if times > 1:
-            value = _repeated(low, value, axis, times, call.name)
+            value = repeated(low, value, axis, times, call.name)
     return value
 
 
@@ -275,23 +196,8 @@ def lower_expand(low: Lowering, call: Call) -> Value:
     value = viewed(low, value, (1,) * (rank - len(value.shape)) + value.shape)
     for axis in sorted(range(rank), key=lambda a: call.shape[a]):
         if value.shape[axis] != call.shape[axis]:
-            value = _repeated(low, value, axis, call.shape[axis], call.name)
+            value = repeated(low, value, axis, call.shape[axis], call.name)
     return value
-
-
-def _interleaved(low: Lowering, value: Value, axis: int, times: int, name: str) -> Value:
-    """Repeat every element of ``axis`` ``times`` times, next to each other.
-
-    XNNPACK has no RESIZE_NEAREST_NEIGHBOR, so copies are laid side by side on the next physical
-    axis and the result is seen with a longer ``axis``: CONCATENATION and RESHAPE.
-    """
-    where = value.perm.index(axis)
-    flat = value.physical if where + 1 < len(value.perm) else (*value.physical, 1)
-    joined = tuple(n * times if i == where + 1 else n for i, n in enumerate(flat))
-    seen = Value(value.tensor, flat, identity(len(flat)), value.dtype, value.qparams)
-    stacked = concatenate(low, [seen] * times, where + 1, name, joined)
-    shape = tuple(n * times if i == axis else n for i, n in enumerate(value.shape))
-    return Value(stacked.tensor, shape, value.perm, value.dtype, value.qparams)
 
 
 @lowers("aten.upsample_nearest1d", "aten.upsample_nearest2d", moves=True)
@@ -307,7 +213,7 @@ def lower_upsample(low: Lowering, call: Call) -> Value:
                 call.node, f"a factor of {target[axis]}/{image.shape[axis]} has no lowering"
             )
         if times > 1:
-            image = _interleaved(low, image, axis, times, call.name)
+            image = interleaved(low, image, axis, times, call.name)
     return from_image(image, len(call.shape))
 
 
@@ -318,7 +224,7 @@ def lower_repeat_interleave(low: Lowering, call: Call) -> Value:
     repeats: Any = call.args.get("repeats")
     if not isinstance(repeats, int) or call["dim"] is None:
         raise low.unsupported(call.node, "only a number of repeats along a dim has a lowering")
-    return _interleaved(low, value, int(call["dim"]) % len(value.shape), repeats, call.name)
+    return interleaved(low, value, int(call["dim"]) % len(value.shape), repeats, call.name)
 
 
 @lowers("aten.index_select", moves=True)

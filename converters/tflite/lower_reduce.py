@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from .layout import channels_last, last
-from .lower_conv import as_image, from_image, pad_image, pair, place
+from .lower_conv import as_image, from_image, pair, place
 from .lower_elementwise import binary, unary
-from .lower_movement import viewed
 from .lowering import Call, Lowering, lowers
+from .moves import padded, viewed
 from .values import Const, Value
 
 __all__: list[str] = []
@@ -124,13 +124,13 @@ def lower_max_pool(low: Lowering, call: Call) -> Value:
 
 @lowers("aten.avg_pool1d", "aten.avg_pool2d")
 def lower_avg_pool(low: Lowering, call: Call) -> Value:
-    """AVERAGE_POOL_2D in float; counted padding becomes a PAD."""
+    """AVERAGE_POOL_2D in float; counted padding is written before it."""
     kernel, stride, padding = _pool_geometry(low, call)
     if call.args.get("divisor_override"):
         raise low.unsupported(call.node, "divisor_override has no lowering")
     image = as_image(call["self"])
     if any(padding) and call["count_include_pad"]:
-        image = pad_image(low, image, [(p, p) for p in padding], call.name)
+        image = padded(low, image, [(0, 0), (0, 0), *((p, p) for p in padding)], call.name)
         padding = [0, 0]
     placed, mode, strides = place(low, image, kernel, stride, [1, 1], padding, call.name)
     if placed is not image:
