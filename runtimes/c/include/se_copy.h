@@ -2,7 +2,7 @@
 #ifndef SE_COPY_H
 #define SE_COPY_H
 
-#include <stddef.h>
+#include "spectral_edge.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -15,7 +15,7 @@ typedef struct {
 } se_copy;
 
 /* Do `count` moves in order. A source may not overlap the target of an earlier move. */
-void se_copy_many(const se_copy *copies, size_t count);
+SE_API void se_copy_many(const se_copy *copies, size_t count);
 
 #ifdef __cplusplus
 }
