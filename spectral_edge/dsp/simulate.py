@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from spectral_edge.errors import SpecError
 from spectral_edge.frontend import (
@@ -51,9 +51,7 @@ def running_power(hop_power: NDArray[np.float64], frontend: StftFrontend) -> NDA
     Powers are relative to full scale (1.0 is a square wave at ±1). One hop counts for at most
     ``LEVEL_ATTACK_RATIO`` times the running power.
     """
-    alpha = 1.0 - math.exp(
-        -frontend.hop_length / (LEVEL_TAU_SECONDS * frontend.sample_rate)
-    )
+    alpha = 1.0 - math.exp(-frontend.hop_length / (LEVEL_TAU_SECONDS * frontend.sample_rate))
     floor = 10.0 ** (LEVEL_FLOOR_DBFS / 10.0)
     power = np.full(hop_power.shape[:-1], 10.0 ** (LEVEL_START_DBFS / 10.0))
     out = np.empty_like(hop_power)

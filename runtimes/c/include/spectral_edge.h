@@ -1,0 +1,176 @@
+/* spectral-edge: fixed-point STFT, features and overlap-add, the same bits on every CPU.
+ *
+ * C99, integers only, no libm, no allocation, no globals. The caller owns all memory: ask
+ * se_<thing>_size, hand that many bytes to se_<thing>_init, keep them until done; there is nothing
+ * to free. Tables (cosines, windows, logarithms) are constants made beforehand, by the Python
+ * package at run time or as a C file from `python -m spectral_edge.dsp.tables`; they are referenced,
+ * not copied, unless said otherwise. Objects may be used from any one thread at a time.
+ *
+ * Numbers: int16 PCM. A spectrum is int32 mantissas re[bins], im[bins] with one exponent e per
+ * frame: X = (re + i*im) * 2^-e in units of int16 samples; bins = n_fft/2 + 1. "Q16" is an int32
+ * with 16 fraction bits. What every function computes, bit by bit: docs/numerics.md. */
+#ifndef SPECTRAL_EDGE_H
+#define SPECTRAL_EDGE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32) && defined(SE_BUILD_DLL)
+#define SE_API __declspec(dllexport)
+#elif defined(__GNUC__)
+#define SE_API __attribute__((visibility("default")))
+#else
+#define SE_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SE_VERSION 1
+
+typedef enum se_status {
+    SE_OK = 0,
+    SE_BAD_VALUE = -1,  /* a field of the configuration is out of range */
+    SE_BAD_MEMORY = -2, /* the memory handed over is too small, or NULL */
+    SE_BAD_STATE = -3   /* a saved state belongs to another configuration */
+} se_status;
+
+/* Instruction sets; all give the same bits. AUTO takes the best one of this CPU. */
+typedef enum se_isa { SE_AUTO = 0, SE_SCALAR = 1, SE_SSE41 = 2, SE_AVX2 = 3, SE_NEON = 4 } se_isa;
+
+/* 1 when this build on this CPU can use `isa`. */
+SE_API int se_isa_available(int isa);
+
+/* ---- real FFT ------------------------------------------------------------------------------ */
+
+typedef struct se_fft se_fft;
+
+/* n: even, 2^a*3^b*5^c, 64...4096. Returns 0 for any other n. */
+SE_API size_t se_fft_size(int n);
+
+/* cosine, sine: int32[n], Q31 of 2*pi*k/n (1.0 is stored as 2^31 - 1); copied. */
+SE_API int se_fft_init(void *memory, size_t size, int n, const int32_t *cosine,
+                       const int32_t *sine, int isa, se_fft **fft);
+
+/* v: int32[n] with sum |v| < 2^29 - 2^18. re, im: int32[n/2 + 1], the plain DFT of v, each value
+ * within one rounding per stage. Cannot overflow under that condition. v is kept. */
+SE_API void se_fft_forward(se_fft *fft, const int32_t *v, int32_t *re, int32_t *im);
+
+/* re, im: int32[n/2 + 1], any values (im[0] and im[n/2] are not read). y: int32[n]. Returns s such
+ * that y = n * inverse_dft(X) * 2^-s; s is chosen from sum |X| so that nothing overflows. */
+SE_API int se_fft_inverse(se_fft *fft, const int32_t *re, const int32_t *im, int32_t *y);
+
+/* ---- streaming STFT and its inverse -------------------------------------------------------- */
+
+typedef struct se_stft se_stft;
+
+typedef struct se_stft_config {
+    int32_t n_fft, hop; /* hop: 1...n_fft */
+    int32_t isa;        /* an se_isa */
+    int32_t dual_exponent;
+    const int32_t *cosine, *sine; /* int32[n_fft], Q31; copied */
+    const int32_t *window;        /* int32[n_fft], Q31 in [0, 1]; copied */
+    const int32_t *dual;          /* int32[n_fft]: dual window / n_fft * 2^dual_exponent, Q31; copied */
+} se_stft_config;
+
+SE_API size_t se_stft_size(const se_stft_config *config);
+SE_API int se_stft_init(void *memory, size_t size, const se_stft_config *config, se_stft **stft);
+
+/* Forget the past: zeros before the next sample, empty overlap. */
+SE_API void se_stft_reset(se_stft *stft);
+
+/* Push one hop of PCM, get the frame that ends with it. re, im: int32[bins], |value| < 2^29.
+ * Returns the exponent e, 0...30; 0 and zeros for a silent frame. Cannot overflow. */
+SE_API int se_stft_push(se_stft *stft, const int16_t *pcm, int32_t *re, int32_t *im);
+
+/* Add one frame, get the hop of PCM it completes: n_fft - hop samples behind the last pushed.
+ * re, im: int32[bins], any values. Contributions and sums saturate 18 dB above full scale, the
+ * int16 output at full scale, rounded half up. */
+SE_API void se_stft_pull(se_stft *stft, const int32_t *re, const int32_t *im, int e,
+                         int16_t *pcm);
+
+/* ---- front end of an enhancement network --------------------------------------------------- */
+
+typedef struct se_frontend se_frontend;
+
+typedef enum se_head { SE_HEAD_NONE = 0, SE_HEAD_MASK, SE_HEAD_MASK_BIAS, SE_HEAD_COMPLEX_MASK } se_head;
+
+typedef struct se_frontend_config {
+    se_stft_config stft;
+    const int32_t *log2_table; /* int32[257]: log2(1 + i/256), Q24; referenced */
+    const int32_t *exp2_table; /* int32[257]: 2^(i/256), Q29; referenced */
+    int32_t channels;          /* 1...3 */
+    int32_t feature[3];        /* of each channel: 0 mag, 1 re, 2 im */
+    int32_t compression;       /* c, Q31 */
+    int32_t inverse_whole, inverse_fraction; /* 1/c = whole + fraction*2^-31 */
+    int32_t reference_log2;                  /* log2 sqrt(sum of squared window), Q24 */
+    int32_t running_level;                   /* 0: fixed full scale, 1: running power */
+    int32_t alpha_mantissa, alpha_shift;     /* alpha = mantissa * 2^-shift, 16-bit mantissa */
+    int64_t level_start, level_floor;        /* power in squared int16 units, Q16 */
+    int32_t delay;                           /* frames between analysis and synthesis, >= 0 */
+    int32_t head;                            /* an se_head */
+} se_frontend_config;
+
+/* Codes of the network: how Q16 features become int8, and what an int8 mask or bias code means. */
+typedef struct se_codes {
+    uint32_t multiplier; /* 1/(scale * 2^16) = multiplier * 2^-shift, multiplier in [2^30, 2^31) */
+    int32_t shift;       /* 1...62 */
+    int32_t limit;       /* magnitudes above it saturate */
+    int32_t zero_point;
+    int32_t mask[256]; /* by code + 128: the mask, Q31, in [-1, 1] */
+    int32_t bias[256]; /* by code + 128: the bias, Q16, within 30 bits */
+} se_codes;
+
+/* Where the bound calls read and write; elements at [channel*channel_stride + bin*bin_stride]. */
+typedef struct se_view {
+    void *data;
+    int64_t channel_stride, bin_stride;
+} se_view;
+
+typedef struct se_binding {
+    const int16_t *pcm_in;         /* int16[hop] */
+    int16_t *pcm_out;              /* int16[hop] */
+    se_view features, mask, bias;  /* int8, or float32 when as_float; unused ones have data NULL */
+    int32_t as_float;
+} se_binding;
+
+SE_API size_t se_frontend_size(const se_frontend_config *config);
+
+/* codes may be NULL when only float32 or Q16 values are exchanged; copied. */
+SE_API int se_frontend_init(void *memory, size_t size, const se_frontend_config *config,
+                            const se_codes *codes, se_frontend **frontend);
+SE_API void se_frontend_reset(se_frontend *frontend);
+
+/* Push one hop: level, STFT, compressed features, kept inside for synthesis. */
+SE_API void se_frontend_push(se_frontend *frontend, const int16_t *pcm);
+
+/* Features of the last frame in Q16: int32[channels][bins]. Saturate just below 2^15. */
+SE_API void se_frontend_features(const se_frontend *frontend, int32_t *features);
+
+/* Features of a whole clip from the present state: pcm int16[hops*hop] ->
+ * int32[channels][hops][bins]. */
+SE_API void se_frontend_clip(se_frontend *frontend, const int16_t *pcm, int64_t hops,
+                             int32_t *features);
+
+/* Bound calls, for a caller that owns its buffers: analyze = push + codes, synthesize = mask
+ * (+ bias) applied to the frame `delay` frames ago + inverse. */
+SE_API int se_frontend_bind(se_frontend *frontend, const se_binding *binding);
+SE_API void se_frontend_analyze(se_frontend *frontend);
+SE_API void se_frontend_synthesize(se_frontend *frontend);
+
+/* All memory of the stream as bytes (little-endian machines): save, and load into a front end of
+ * the same configuration. */
+SE_API size_t se_frontend_state_size(const se_frontend *frontend);
+SE_API void se_frontend_save(const se_frontend *frontend, void *state);
+SE_API int se_frontend_load(se_frontend *frontend, const void *state, size_t size);
+
+/* Name of the instruction set in use: "scalar", "sse41", "avx2" or "neon". */
+SE_API const char *se_frontend_isa(const se_frontend *frontend);
+SE_API const char *se_stft_isa(const se_stft *stft);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

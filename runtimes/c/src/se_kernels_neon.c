@@ -1,0 +1,10 @@
+/* NEON, where the compiler has it on; nothing to choose at run time. */
+#include "se_kernels.h"
+#if defined(SE_NEON)
+#define SE_ISA_NEON
+#define SE_TABLE se_kernels_neon
+#define SE_NAME "neon"
+#include "se_kernels.inc"
+#else
+typedef int se_kernels_neon_unused;
+#endif
