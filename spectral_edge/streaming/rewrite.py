@@ -29,6 +29,7 @@ from spectral_edge.streaming.trace import TRACE_FRAMES, ClipGraph
 __all__ = ["Rewriter", "Value", "where"]
 
 _aten = torch.ops.aten
+SIZES_ONLY = ("sym_size", "new_zeros", "new_ones", "new_full", "zeros_like", "ones_like")
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ class Rewriter:
         self._held: dict[tuple[fx.Node, float, bool], Value] = {}
         self._clock_node: fx.Node | None = None
         self._length_node: fx.Node | None = None
+        self._static: dict[fx.Node, bool] = {}
 
     # -- walking ------------------------------------------------------------------------------
 
@@ -127,9 +129,20 @@ class Rewriter:
         raise AssertionError("graph without output")
 
     def _call(self, node: fx.Node) -> Any:
+        from spectral_edge.streaming.attention import (
+            Pair,
+            StaticPair,
+            on_pairs,
+        )
+
         value = node.meta.get("val")
         if value is None or isinstance(value, (int, float, bool, torch.SymInt, torch.SymFloat)):
             return None  # size arithmetic: rules read shapes from the metadata
+        if self.is_static_pair(node):
+            return StaticPair(node)
+        if any(isinstance(self.env.get(n), Pair) for n in node.all_input_nodes):
+            if len(self.time_axes_of(node)) == 2:
+                return on_pairs(self, node)
         rule = self.rules.get(node.target)
         if rule is None:
             raise self.refuse(
@@ -179,6 +192,26 @@ class Rewriter:
     def time_axes(self, val: torch.Tensor) -> list[int]:
         """Return the axes of a clip tensor that grow with the number of frames."""
         return [i for i, size in enumerate(val.shape) if self.clip.slope(size) != 0]
+
+    def time_axes_of(self, node: fx.Node) -> list[int]:
+        """Return the time axes of a clip node, [] for one that is not a tensor."""
+        val = node.meta.get("val")
+        return self.time_axes(val) if isinstance(val, torch.Tensor) else []
+
+    def is_static_pair(self, node: fx.Node) -> bool:
+        """Return True for a tensor over pairs of frames that depends on their number only."""
+        return len(self.time_axes_of(node)) == 2 and self._length_only(node)
+
+    def _length_only(self, node: fx.Node) -> bool:
+        if node not in self._static:
+            name = getattr(getattr(node.target, "_schema", None), "name", "").split("::")[-1]
+            if node.op == "placeholder":
+                self._static[node] = False
+            elif name in SIZES_ONLY:
+                self._static[node] = True
+            else:
+                self._static[node] = all(self._length_only(n) for n in node.all_input_nodes)
+        return self._static[node]
 
     def time_axis(self, node: fx.Node, val: torch.Tensor | None = None) -> int | None:
         """Return the time axis of a clip node; more than one is refused (attention over all time)."""
@@ -246,11 +279,21 @@ class Rewriter:
         key = (value.node, count)
         if key not in self._histories:
             state = self.remember(*self._frames_before(value, count))
-            full = self.emit(_aten.cat.default, ([state.node, value.node], value.axis))
+            before, rows = state.node, self.batch_multiple(value.clip, 0)
+            shape = [1 if n == -1 else n for n in self.step_shape(value.clip.meta["val"])][1:]
+            shape[value.axis - 1] = count
+            if rows > 1:
+                before = self.emit(_aten.view.default, (before, [-1, *shape]))
+            full = self.emit(_aten.cat.default, ([before, value.node], value.axis))
             chunk = self.chunk(value)
             state.following = self.emit(
                 _aten.slice.Tensor, (full, value.axis, chunk, chunk + count)
             )
+            if rows > 1:
+                state.following = self.emit(
+                    _aten.view.default,
+                    (self.emit(_aten.contiguous.default, (state.following,)), [-1, rows, *shape]),
+                )
             self._histories[key] = full
         return self._histories[key]
 
@@ -285,7 +328,8 @@ class Rewriter:
         """
         axis, val = value.axis, value.clip.meta["val"]
         assert axis is not None
-        shape = [1 if n == -1 else n for n in self.step_shape(val)]
+        rows = self.batch_multiple(value.clip, 0)
+        shape = [rows, *(1 if n == -1 else n for n in self.step_shape(val)[1:])]
         shape[axis] = count
         first = -value.offset - count
         known = min(count, max(0, first + count))
@@ -295,7 +339,7 @@ class Rewriter:
             if known:
                 source = captured[value.clip].narrow(axis, max(0, first), known)
                 frames.narrow(axis, count - known, known).copy_(source)
-            return frames
+            return frames if rows == 1 else frames[None]
 
         return initial, value.clip if known else None
 
@@ -366,14 +410,14 @@ class Rewriter:
                 "recurrence after lookahead at a hop of several frames",
                 "put the recurrence before the lookahead",
             )
-        started = self.emit(_aten.ge.Scalar, (self._clock(), value.offset))
+        started = self.emit(_aten.ge.Scalar, (self.clock(), value.offset))
         return self.emit(_aten.where.self, (started, new, before))
 
     def _inside_clip(self, value: Value, *, at_start: bool, at_end: bool) -> fx.Node:
         """Return a bool node, shaped to broadcast along the time axis of ``value``."""
         assert value.axis is not None
         chunk, ndim = self.chunk(value), value.clip.meta["val"].ndim
-        index = self._clock()
+        index = self.clock()
         if chunk > 1:
             ramp = self.constant(torch.arange(chunk, dtype=torch.int32), "ramp")
             scaled = self.emit(_aten.mul.Scalar, (index, chunk))
@@ -401,7 +445,7 @@ class Rewriter:
         shape[value.axis] = chunk
         return self.emit(_aten.view.default, (valid, shape))
 
-    def _clock(self) -> fx.Node:
+    def clock(self) -> fx.Node:
         """Return hops since the start as an int32 node of shape [1]; all streams run in step."""
         if self._clock_node is None:
             state = self.remember(
@@ -448,7 +492,9 @@ class Rewriter:
         size = node.meta["val"].shape[axis]
         one, two = self.clip.size(size, TRACE_FRAMES, 1), self.clip.size(size, TRACE_FRAMES, 2)
         if two != 2 * one:
-            raise self.refuse(node, "its batch axis does not hold streams", "keep batch on axis 0")
+            raise self.refuse(
+                node, "it must be remembered but has no batch on axis 0", "keep the batch first"
+            )
         return one
 
     # -- finishing ------------------------------------------------------------------------------
@@ -466,6 +512,7 @@ class Rewriter:
 
     def module(self, outputs: Sequence[Value]) -> fx.GraphModule:
         """Return the step graph module."""
+        self._drop_unread_states([v.node for v in outputs])
         self.graph.output(
             (*(v.node for v in outputs), *(s.following for s in self.states)),
         )
@@ -474,6 +521,25 @@ class Rewriter:
         module = fx.GraphModule(self.clip.module, self.graph)
         module.eval()  # type: ignore[no-untyped-call]
         return module
+
+    def _drop_unread_states(self, roots: list[fx.Node]) -> None:
+        """Forget states that nothing but their own update reads."""
+        live: set[fx.Node] = set()
+        waiting = list(roots)
+        while waiting:
+            node = waiting.pop()
+            if node in live:
+                continue
+            live.add(node)
+            waiting += node.all_input_nodes
+            waiting += [s.following for s in self.states if s.node is node]
+        dead = [s for s in self.states if s.node not in live]
+        self.states = [s for s in self.states if s.node in live]
+        self.graph.output((*roots, *(s.following for s in self.states)))
+        self.graph.eliminate_dead_code()
+        for state in dead:
+            self.graph.erase_node(state.node)
+        self.graph.erase_node(next(iter(reversed(self.graph.nodes))))
 
     # -- refusing -------------------------------------------------------------------------------
 

@@ -263,6 +263,22 @@ def _over_dims(ctx: Rewriter, node: fx.Node) -> Any:
     return same_op(ctx, node)
 
 
+@register("over axes other than time", "einsum")
+def _einsum(ctx: Rewriter, node: fx.Node) -> Value:
+    equation = str(node.args[0]).replace(" ", "")
+    left, _, right = equation.partition("->")
+    terms = left.split(",")
+    if "." in equation or not right:
+        raise ctx.refuse(node, "its equation is not explicit", "write it as 'ij,jk->ik'")
+    for term, operand in zip(terms, node.args[1], strict=True):  # type: ignore[arg-type]
+        value = ctx.value(operand)
+        if value.axis is not None and term[value.axis] not in right:
+            raise ctx.refuse(
+                node, "it sums over all frames of the clip", "use a running or windowed form"
+            )
+    return same_op(ctx, node)
+
+
 @register("over axes other than time", "layer_norm")
 def _layer_norm(ctx: Rewriter, node: fx.Node) -> Value:
     count = len(node.args[1])  # type: ignore[arg-type]

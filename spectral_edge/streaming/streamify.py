@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from spectral_edge.errors import SpecError
 from spectral_edge.program import StepProgram, TensorSpec
 from spectral_edge.streaming.rewrite import Rewriter, Value
-from spectral_edge.streaming import rules_time  # noqa: F401  (registers its rules)
+from spectral_edge.streaming import attention, rules_time  # noqa: F401  (they register rules)
 from spectral_edge.streaming.recurrent import opaque_recurrence
 from spectral_edge.streaming.rules import RULES
 from spectral_edge.streaming.trace import ClipGraph, trace
@@ -77,8 +77,8 @@ def _rewrite(clip: ClipGraph) -> StepProgram:
     if delay == 0 and StepProgram.LENGTH in {s.name for s in rewriter.states}:
         rewriter = Rewriter(clip, RULES, flushes=False)
         outputs = rewriter.run()
-    states = rewriter.state_specs()
     module = rewriter.module(outputs)
+    states = rewriter.state_specs()
     past = max(v.past for v in outputs)
     program = StepProgram(
         module=module,
