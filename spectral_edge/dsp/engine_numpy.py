@@ -162,7 +162,7 @@ class GoldenEngine:
         rows = rows.astype(np.int64)
         self._overlap = clamp(overlap, OLA_MAX)
         self._ring = rows[:, :-2].reshape(delay + 1, 4, plan.bins).copy()
-        self._ring[:, :2] = clamp(self._ring[:, :2], 1 << 29)
+        self._ring[:, :2] = clamp(self._ring[:, :2], OLA_MAX)
         self._ring_e = np.clip(rows[:, -2], 0, 30)
         self._ring_level = np.clip(rows[:, -1], 0, 16 * LOG_ONE)
         self._power, self._frames, self._pulled = power, frames, pulled

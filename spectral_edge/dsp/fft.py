@@ -107,7 +107,7 @@ def complex_forward(z: Complex, cosine: NDArray[np.int32], sine: NDArray[np.int3
 
 
 def forward(v: Ints, cosine: NDArray[np.int32], sine: NDArray[np.int32]) -> Complex:
-    """DFT of real ``v`` [..., n] with sum |v| < 2^29: re, im [..., n/2 + 1]."""
+    """DFT of real ``v`` [..., n] with sum |v| < 2^29 over even and over odd n: re, im [..., n/2 + 1]."""
     m = v.shape[-1] // 2
     zr, zi = complex_forward((v[..., 0::2], v[..., 1::2]), cosine, sine)
     k = np.arange(m + 1)

@@ -170,7 +170,8 @@ class FrontendSimulation(nn.Module):
 
     def _transform(self, padded: Tensor) -> Tensor:
         frames = padded.unfold(-1, self.frontend.n_fft, self.frontend.hop_length)
-        return torch.fft.rfft(frames * self.window)
+        spectrum: Tensor = torch.fft.rfft(frames * self.window)
+        return spectrum
 
     def _features(self, spectrum: Tensor) -> Tensor:
         compressed = self.compress(spectrum)

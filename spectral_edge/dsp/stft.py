@@ -26,10 +26,11 @@ def frames_of(
 
 
 def _frame_exponent(x: Ints, window: NDArray[np.int32]) -> Ints:
+    """Exponent that bounds the L1 norms of the even and of the odd windowed samples by 2^29."""
     weight = (window.astype(np.int64) + (1 << 24) - 1) >> 24  # ceil(w·2^7)
-    total = np.abs(x) @ weight
-    e = np.minimum(30, 36 - bit_length(total + (total >> 10)))
-    return np.where(total > 0, e, 0)
+    size = np.abs(x)
+    peak = np.maximum(size[:, 0::2] @ weight[0::2], size[:, 1::2] @ weight[1::2])
+    return np.where(peak > 0, np.minimum(30, 36 - bit_length(peak + (peak >> 10))), 0)
 
 
 def analyse(frames: NDArray[np.int16], tables: StftTables) -> tuple[Ints, Ints, Ints]:

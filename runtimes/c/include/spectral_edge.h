@@ -53,8 +53,9 @@ SE_API size_t se_fft_size(int n);
 SE_API int se_fft_init(void *memory, size_t size, int n, const int32_t *cosine,
                        const int32_t *sine, int isa, se_fft **fft);
 
-/* v: int32[n] with sum |v| < 2^29 - 2^18. re, im: int32[n/2 + 1], the plain DFT of v, each value
- * within one rounding per stage. Cannot overflow under that condition. v is kept. */
+/* v: int32[n] with sum |v| < 2^29 - 2^18 over the even samples and over the odd ones. re, im:
+ * int32[n/2 + 1], the plain DFT of v, |value| < 2^30. Cannot overflow under that condition. v is
+ * kept. */
 SE_API void se_fft_forward(se_fft *fft, const int32_t *v, int32_t *re, int32_t *im);
 
 /* re, im: int32[n/2 + 1], any values (im[0] and im[n/2] are not read). y: int32[n]. Returns s such
@@ -80,7 +81,7 @@ SE_API int se_stft_init(void *memory, size_t size, const se_stft_config *config,
 /* Forget the past: zeros before the next sample, empty overlap. */
 SE_API void se_stft_reset(se_stft *stft);
 
-/* Push one hop of PCM, get the frame that ends with it. re, im: int32[bins], |value| < 2^29.
+/* Push one hop of PCM, get the frame that ends with it. re, im: int32[bins], |value| < 2^30.
  * Returns the exponent e, 0...30; 0 and zeros for a silent frame. Cannot overflow. */
 SE_API int se_stft_push(se_stft *stft, const int16_t *pcm, int32_t *re, int32_t *im);
 

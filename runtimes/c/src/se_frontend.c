@@ -382,8 +382,8 @@ static void tame(const se_frontend *f) {
     for (int i = 0; i <= f->config.delay; i++) {
         const slot s = slot_of(f, i);
         for (int k = 0; k < f->bins; k++) {
-            s.re[k] = se_clamp(s.re[k], -(1 << 29), 1 << 29);
-            s.im[k] = se_clamp(s.im[k], -(1 << 29), 1 << 29);
+            s.re[k] = se_clamp(s.re[k], -SE_OLA_MAX, SE_OLA_MAX);
+            s.im[k] = se_clamp(s.im[k], -SE_OLA_MAX, SE_OLA_MAX);
         }
         *s.e = se_clamp(*s.e, 0, 30);
         *s.level = se_clamp(*s.level, 0, 16 * SE_LOG_ONE);

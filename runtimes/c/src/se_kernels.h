@@ -39,8 +39,8 @@ typedef struct se_kernels {
                   const int32_t *cos, const int32_t *sin);
     void (*unsplit)(const int32_t *re, const int32_t *im, int32_t *zr, int32_t *zi, int m,
                     int shift, const int32_t *cos, const int32_t *sin);
-    uint64_t (*weighted_sum)(const int16_t *x, const int32_t *weight_even,
-                             const int32_t *weight_odd, int half);
+    uint64_t (*weighted_peak)(const int16_t *x, const int32_t *weight_even,
+                              const int32_t *weight_odd, int half);
     uint64_t (*energy)(const int16_t *x, int n);
     uint64_t (*spectrum_sum)(const int32_t *v, int n);
     void (*window)(const int16_t *x, const int32_t *even, const int32_t *odd, int32_t *vr,

@@ -9,7 +9,7 @@
 #define SE_ISA_AVX2
 #define SE_TABLE se_kernels_avx2
 #define SE_NAME "avx2"
-#include "se_kernels.inc"
+#include "se_kernels_table.h"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

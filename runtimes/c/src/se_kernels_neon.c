@@ -4,7 +4,7 @@
 #define SE_ISA_NEON
 #define SE_TABLE se_kernels_neon
 #define SE_NAME "neon"
-#include "se_kernels.inc"
+#include "se_kernels_table.h"
 #else
 typedef int se_kernels_neon_unused;
 #endif

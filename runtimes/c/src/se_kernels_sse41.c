@@ -9,7 +9,7 @@
 #define SE_ISA_SSE41
 #define SE_TABLE se_kernels_sse41
 #define SE_NAME "sse41"
-#include "se_kernels.inc"
+#include "se_kernels_table.h"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

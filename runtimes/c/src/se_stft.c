@@ -69,11 +69,12 @@ void se_stft_reset(se_stft *t) {
     memset(t->overlap, 0, (size_t)t->n * sizeof(int32_t));
 }
 
-/* The exponent that keeps every intermediate of the FFT inside 30 bits: with sum |v| < 2^29 each of
- * them is a sum of v times numbers of modulus 1. The 1/1024 pays for the roundings. */
+/* The exponent that keeps every intermediate of the FFT inside 31 bits: with sum |v| < 2^29 over the
+ * even samples and over the odd ones, each intermediate is a sum of v times numbers of modulus 1.
+ * The 1/1024 pays for the roundings. */
 static int frame_exponent(const se_stft *t) {
-    const uint64_t sum = t->k->weighted_sum(t->history, t->weight_even, t->weight_odd, t->n / 2);
-    return sum ? se_min(30, 36 - se_bitlen64(sum + (sum >> 10))) : 0;
+    const uint64_t peak = t->k->weighted_peak(t->history, t->weight_even, t->weight_odd, t->n / 2);
+    return peak ? se_min(30, 36 - se_bitlen64(peak + (peak >> 10))) : 0;
 }
 
 int se_stft_push(se_stft *t, const int16_t *pcm, int32_t *re, int32_t *im) {

@@ -3,8 +3,8 @@
 #include "se_plan.h"
 #include "se_simd.h"
 
-#include "se_fft_kernels.inc"
-#include "se_frame_kernels.inc"
+#include "se_fft_kernels.h"
+#include "se_frame_kernels.h"
 
 #if VL == 8
 #define SE_PAIRS {0, 0, pair2, pair3, pair4, pair5}
@@ -19,6 +19,6 @@
 
 const se_kernels SE_TABLE = {
     SE_NAME,       VL,      SE_FIRST4, SE_PAIRS, {0, 0, stage2, stage3, stage4, stage5},
-    split,         unsplit, weighted_sum, energy, spectrum_sum, window, overlap_add, compress,
+    split,         unsplit, weighted_peak, energy, spectrum_sum, window, overlap_add, compress,
     quantize,      expand,  mask_bias, complex_mask, gain,
 };

@@ -1,26 +1,28 @@
 /* Loops over one frame outside the FFT: norms, windows, overlap-add, features, codes, masks.
  * Included once per instruction set. Tails that are not a multiple of VL are done in plain C. */
 
-/* sum |x[i]| * weight, weights <= 128 (Q7); x has 2*half samples */
-static uint64_t weighted_sum(const int16_t *x, const int32_t *even, const int32_t *odd, int half) {
-    uint64_t total = 0;
+/* The larger of sum |x| * weight over the even samples and over the odd ones; weights <= 128 (Q7),
+ * x has 2*half samples. */
+static uint64_t weighted_peak(const int16_t *x, const int32_t *even, const int32_t *odd, int half) {
+    uint64_t total_even = 0, total_odd = 0;
     int i = 0;
-    while (i + VL <= half) { /* 128 vectors of 2 * 2^22 stay below 2^31 */
-        const int stop = se_min(half - VL, i + 127 * VL);
-        vi sum = vi_set(0);
+    while (i + VL <= half) { /* 256 products of 2^22 stay below 2^31 */
+        const int stop = se_min(half - VL, i + 255 * VL);
+        vi sum_even = vi_set(0), sum_odd = vi_set(0);
         for (; i <= stop; i += VL) {
             vi a, b;
             vi_load_pairs(x + 2 * i, &a, &b);
-            sum = vi_add(sum, vi_add(vi_mul(vi_abs(a), vi_load(even + i)),
-                                     vi_mul(vi_abs(b), vi_load(odd + i))));
+            sum_even = vi_add(sum_even, vi_mul(vi_abs(a), vi_load(even + i)));
+            sum_odd = vi_add(sum_odd, vi_mul(vi_abs(b), vi_load(odd + i)));
         }
-        total += vi_sum(sum);
+        total_even += vi_sum(sum_even);
+        total_odd += vi_sum(sum_odd);
     }
     for (; i < half; i++) {
-        total += (uint64_t)se_abs(x[2 * i]) * (uint32_t)even[i];
-        total += (uint64_t)se_abs(x[2 * i + 1]) * (uint32_t)odd[i];
+        total_even += (uint64_t)se_abs(x[2 * i]) * (uint32_t)even[i];
+        total_odd += (uint64_t)se_abs(x[2 * i + 1]) * (uint32_t)odd[i];
     }
-    return total;
+    return total_even > total_odd ? total_even : total_odd;
 }
 
 /* sum x^2 of n samples, n <= 4096 */
