@@ -26,11 +26,11 @@ from spectral_edge.device import Condition, describe_device, read_condition, res
 from spectral_edge.errors import RuntimeUnfit, SpecError
 from spectral_edge.report import Distribution, LatencyReport
 
-from .coldstart import measure_cold_start
+from .coldstart import measure_cold_start, memory_growth
 from .session import Session
 from .timing import HopTimes, rfft_yardstick_us, time_hops, time_paced
 
-__all__ = ["bench", "speech_like_noise"]
+__all__ = ["bench", "load_clip", "speech_like_noise"]
 
 WARM_UP_HOPS = 100
 HASHED_HOPS = 200
@@ -86,19 +86,18 @@ def bench(
     before = read_condition()
     bundle = Bundle.load(path)
     with Session(bundle, engine, threads, backend=backend) as session:
-        clip = _clip(audio, session) if audio else speech_like_noise(session.sample_rate)
+        clip = load_clip(audio, session) if audio else speech_like_noise(session.sample_rate)
         started = measure_cold_start(Path(path), session.engine, threads) if cold_start else None
         tell(0.1)
         output_sha256 = _hash_output(session, clip)
         hops = _hops_per_pass(session, clip, seconds / (2 * repetitions))
-        loaded, _ = resident_bytes()
+        memory = _memory(session, started)
         wall, cpu, yardsticks = [], [], []
         for i in range(repetitions):
             yardsticks.append(rfft_yardstick_us())
             wall.append(time_hops(session, clip, hops, time.perf_counter_ns))
             cpu.append(time_hops(session, clip, hops, time.thread_time_ns))
             tell(0.1 + 0.8 * (i + 1) / repetitions)
-        memory = _memory(loaded, started)
         period = session.hop_length / session.sample_rate
         on_time = (
             Distribution.of(time_paced(session, clip, max(1, int(seconds / period)), period))
@@ -142,7 +141,8 @@ def speech_like_noise(sample_rate: int, seconds: float = 4.0) -> NDArray[np.int1
     return pcm
 
 
-def _clip(path: str | os.PathLike[str], session: Session) -> NDArray[np.int16]:
+def load_clip(path: str | os.PathLike[str], session: Session) -> NDArray[np.int16]:
+    """Return the first channel of a file as int16[samples] at the session's rate."""
     samples, rate = audio_files.read(path)
     mono = samples[:, 0]
     if rate != session.sample_rate:
@@ -211,13 +211,16 @@ def _declare(bundle: Bundle, session: Session) -> dict[str, Any]:
     }
 
 
-def _memory(loaded: int | None, started: dict[str, Any] | None) -> dict[str, Any]:
-    now, peak = resident_bytes()
+def _memory(session: Session, started: dict[str, Any] | None) -> dict[str, Any]:
+    """Take memory from the fresh process: this one may hold torch and the measurements."""
+    names = ("rss_after_load", "rss_peak", "rss_growth")
+    if started:
+        return {"scope": "fresh process", **{name: started.pop(name) for name in names}}
+    loaded, _ = resident_bytes()
+    growth = memory_growth(session)
     return {
-        "rss_after_load": loaded,
-        "rss_peak": started["rss_peak"] if started else peak,
-        "rss_growth": None if now is None or loaded is None else now - loaded,
-        "scope": "fresh process" if started else "this process",
+        "scope": "this process",
+        **dict(zip(names, (loaded, resident_bytes()[1], growth), strict=True)),
     }
 
 

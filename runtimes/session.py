@@ -103,6 +103,11 @@ class Session:
         return self._frontend.hop_length
 
     @property
+    def bundle_rate(self) -> int:
+        """The bundle's own sample rate in Hz."""
+        return self._frontend.sample_rate
+
+    @property
     def streams(self) -> tuple[ChannelStream, ...]:
         """The channels, for those who measure."""
         return tuple(self._streams)

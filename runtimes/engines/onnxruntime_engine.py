@@ -66,6 +66,7 @@ class OnnxruntimeEngine(StepEngine):
             "threads": self.threads,
             "delegate": "CPUExecutionProvider",
             "delegate_nodes": None,
+            "state_copies": "none",
             "total_nodes": None,
         }
 

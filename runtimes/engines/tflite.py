@@ -67,12 +67,13 @@ class TfliteEngine(StepEngine):
             for name, (port, _) in self.ports.states.items()
         }
         self.invoke = self._interpreter.invoke
-        self.hand_over = plan_copies(
+        self._copies = plan_copies(
             [
                 (self._addresses[entry.name], self._addresses[leave.name], entry.nbytes)
                 for entry, leave in self.ports.states.values()
             ]
         )
+        self.hand_over = self._copies.run
         self.reset()
 
     def reset(self) -> None:
@@ -91,6 +92,7 @@ class TfliteEngine(StepEngine):
             "threads": self.threads,
             "delegate": "XNNPACK" if delegated else None,
             "delegate_nodes": delegated,
+            "state_copies": self._copies.backend,
             "total_nodes": len(nodes) - delegated,
         }
 
