@@ -1,6 +1,7 @@
 """spectral-edge: spectral networks from PyTorch to phones and Raspberry Pis.
 
-    nn.Module --streamify--> StepProgram --quantize--> StepProgram --export--> Bundle --open--> Session
+    nn.Module --streamify--> StepProgram --quantize--> StepProgram --export--> Bundle
+    Bundle --check--> ParityReport, --open--> Session, --bench--> LatencyReport
 
 Importing this package loads NumPy only; torch and the engines are imported where they are used.
 """
@@ -19,19 +20,32 @@ _here = Path(__file__).resolve().parent
 if not (_here / "converters").is_dir():
     __path__.append(str(_here.parent))
 
-if TYPE_CHECKING:
-    from spectral_edge import models
-    from spectral_edge.bundle import Bundle
-    from spectral_edge.calibration.qat import QatConfig
-    from spectral_edge.calibration.quantize import freeze, prepare, quantize
-    from spectral_edge.parity import check
-    from spectral_edge.converters.export import export
-    from spectral_edge.frontend import StftFrontend
-    from spectral_edge.program import QParams, StateSpec, StepProgram
-    from spectral_edge.report import LatencyReport, ParityReport
-    from spectral_edge.runtimes.bench import bench
-    from spectral_edge.runtimes.session import Session, open
-    from spectral_edge.streaming.streamify import streamify
+if TYPE_CHECKING:  # the names again, for type checkers and editors
+    from spectral_edge import (
+        errors as errors,
+        layers as layers,
+        metrics as metrics,
+        models as models,
+    )
+    from spectral_edge.bundle import Bundle as Bundle
+    from spectral_edge.calibration.qat import QatConfig as QatConfig
+    from spectral_edge.calibration.quantize import (
+        freeze as freeze,
+        prepare as prepare,
+        quantize as quantize,
+    )
+    from spectral_edge.converters.export import export as export
+    from spectral_edge.frontend import StftFrontend as StftFrontend
+    from spectral_edge.parity import check as check
+    from spectral_edge.program import (
+        QParams as QParams,
+        StateSpec as StateSpec,
+        StepProgram as StepProgram,
+    )
+    from spectral_edge.report import LatencyReport as LatencyReport, ParityReport as ParityReport
+    from spectral_edge.runtimes.bench import bench as bench
+    from spectral_edge.runtimes.session import Session as Session, open as open
+    from spectral_edge.streaming.streamify import streamify as streamify
 
 # public name -> module that defines it (None: the module itself)
 _LAZY: dict[str, str] = {
