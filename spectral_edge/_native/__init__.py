@@ -1,8 +1,9 @@
 """Finds and loads the compiled core, or explains its absence.
 
-The core is a plain shared library without Python headers, ``spectral_edge._native._core``; it is built
-by ``python setup.py build_ext --inplace`` or ``sh runtimes/c/build.sh`` and loaded by ctypes. Every
-exported function is declared here and nowhere else; the structures mirror ``spectral_edge.h``.
+The core is a plain shared library without Python headers, ``spectral_edge._native._core``; it is
+built by ``python setup.py build_ext --inplace`` or ``sh runtimes/c/build.sh`` and loaded by ctypes.
+Every exported function is declared here and nowhere else; the structures mirror
+``spectral_edge.h``.
 """
 
 from __future__ import annotations

@@ -134,4 +134,4 @@ class CoreEngine:
 
     def load_state(self, state: bytes) -> bool:
         """Return False when the bytes do not belong here."""
-        return self._core.se_frontend_load(self._object, state, len(state)) == 0
+        return bool(self._core.se_frontend_load(self._object, state, len(state)) == 0)

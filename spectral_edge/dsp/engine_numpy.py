@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,11 @@ __all__ = ["GoldenEngine"]
 STATE_MAGIC = 0x53454631
 STATE_HEAD = struct.Struct("<Iiiiqqq")
 MAX_CLIP_HOPS = 1024  # of one vectorised pass, to bound memory
+
+
+def _look_up(table: NDArray[np.int32], codes: NDArray[Any]) -> Ints:
+    values: Ints = table[codes.astype(np.int64) + 128].astype(np.int64)
+    return values
 
 
 class GoldenEngine:
@@ -85,17 +90,19 @@ class GoldenEngine:
 
     def _mask(self, channel: int) -> Ints:
         b = self._buffers
-        assert b is not None and b.mask is not None
+        assert b is not None
+        assert b.mask is not None
         if b.as_float:
             return masks.to_fixed(b.mask[channel], 31, Q31_ONE)
-        return self._plan.mask_table[b.mask[channel].astype(np.int64) + 128].astype(np.int64)
+        return _look_up(self._plan.mask_table, b.mask[channel])
 
     def _bias(self, channel: int) -> Ints:
         b = self._buffers
-        assert b is not None and b.bias is not None
+        assert b is not None
+        assert b.bias is not None
         if b.as_float:
             return masks.to_fixed(b.bias[channel], 16, OLA_MAX)
-        return self._plan.bias_table[b.bias[channel].astype(np.int64) + 128].astype(np.int64)
+        return _look_up(self._plan.bias_table, b.bias[channel])
 
     def _masked(self, slot: int) -> tuple[Ints, Ints, Ints]:
         plan = self._plan

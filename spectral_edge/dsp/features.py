@@ -43,7 +43,9 @@ def compress(
     """Return mag, re, im features in Q16 of a spectrum [hops, bins] with exponents [hops].
 
     Args:
-        re, im, e: spectrum of :func:`spectral_edge.dsp.stft.analyse`.
+        re: real mantissas of :func:`spectral_edge.dsp.stft.analyse`.
+        im: imaginary mantissas.
+        e: their exponents.
         shift_log2: [hops], log2 of what magnitudes are divided by, Q24.
         exponent: c in Q31.
     """
@@ -157,7 +159,8 @@ def _channels(path: Path, rate: int, max_seconds: float | None) -> list[NDArray[
         info = soundfile.info(str(path))
         if max_seconds is not None:
             frames = int(max_seconds * info.samplerate)
-        samples: NDArray[Any] = soundfile.read(str(path), frames, dtype="float32", always_2d=True)[0]
+        samples: NDArray[Any]
+        samples, _ = soundfile.read(str(path), frames, dtype="float32", always_2d=True)
     except (RuntimeError, OSError) as error:
         raise AudioError(f"{path} is not audio that soundfile reads ({error})") from error
     if not len(samples):

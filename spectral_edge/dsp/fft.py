@@ -107,7 +107,10 @@ def complex_forward(z: Complex, cosine: NDArray[np.int32], sine: NDArray[np.int3
 
 
 def forward(v: Ints, cosine: NDArray[np.int32], sine: NDArray[np.int32]) -> Complex:
-    """DFT of real ``v`` [..., n] with sum |v| < 2^29 over even and over odd n: re, im [..., n/2 + 1]."""
+    """Return re, im [..., n/2 + 1], the DFT of real ``v`` [..., n].
+
+    Fits int32 on the device when sum |v| < 2^29 over the even samples and over the odd ones.
+    """
     m = v.shape[-1] // 2
     zr, zi = complex_forward((v[..., 0::2], v[..., 1::2]), cosine, sine)
     k = np.arange(m + 1)

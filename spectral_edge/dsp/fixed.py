@@ -1,7 +1,7 @@
 """One stream of the integer front end: PCM hop in, codes out; mask codes in, PCM hop out.
 
-``FrontendStream`` runs on the compiled core or, when that is missing, on the NumPy golden model, with the
-same bits and the same saved state.
+``FrontendStream`` runs on the compiled core or, when that is missing, on the NumPy golden model,
+with the same bits and the same saved state.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class Buffers:
 
 def _hop(pcm: NDArray[np.int16], hop: int, name: str) -> NDArray[np.int16]:
     if pcm.dtype != np.int16 or pcm.shape != (hop,) or not pcm.flags.c_contiguous:
-        raise StreamError(f"{name} is {pcm.dtype}{list(pcm.shape)}, must be contiguous int16[{hop}]")
+        seen = f"{pcm.dtype}{list(pcm.shape)}"
+        raise StreamError(f"{name} is {seen}, must be contiguous int16[{hop}]")
     return pcm
 
 
@@ -144,7 +145,7 @@ class FrontendStream:
         return self._plan.delay
 
     def _unbound(self) -> None:
-        raise StreamError("no buffers are bound; call bind(pcm_in, codes, mask, bias, pcm_out) first")
+        raise StreamError("no buffers are bound; call bind(...) first")
 
     def bind(
         self,
@@ -158,17 +159,19 @@ class FrontendStream:
         """Fix the buffers that ``analyze()`` and ``synthesize()`` read and write.
 
         Args:
-            pcm_in, pcm_out: int16[hop_length], contiguous.
+            pcm_in: int16[hop_length], contiguous.
             codes: the network's input, int8 or float32, channels × bins values.
-            mask, bias: the network's outputs, same dtype; None where the head has none.
+            mask: the network's output of the same dtype; None where the head has none.
+            bias: the same, two channels.
+            pcm_out: int16[hop_length], contiguous.
             layout: order of the last axes: ``nhwc`` (bins, channels) or ``nchw`` (channels, bins).
 
         Raises:
             StreamError: a buffer of another size, dtype or layout.
         """
         self._engine.bind(Buffers(self._plan, pcm_in, codes, mask, bias, pcm_out, layout))
-        self.analyze = self._engine.analyze  # type: ignore[method-assign]
-        self.synthesize = self._engine.synthesize  # type: ignore[method-assign]
+        self.analyze = self._engine.analyze
+        self.synthesize = self._engine.synthesize
 
     def clip(self, pcm: NDArray[np.int16]) -> NDArray[np.int32]:
         """Push whole hops at once, return Q16 features int32[channels, hops, bins]."""

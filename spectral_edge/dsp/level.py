@@ -1,7 +1,7 @@
 """Running power of the input: the golden model of ``update_level`` in ``se_frontend.c``.
 
-P <- P + alpha·(min(E, 8·P) - P), not below a floor, where E is the mean square of a hop. P is Q16 in
-squared int16 units; alpha = 1 - exp(-hop/(2 s · rate)) has a 16-bit mantissa.
+P <- P + alpha·(min(E, 8·P) - P), not below a floor, where E is the mean square of a hop. P is Q16
+in squared int16 units; alpha = 1 - exp(-hop/(2 s · rate)) has a 16-bit mantissa.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _exp_minus(x: Fraction) -> Fraction:
 
 
 def _power_of_dbfs(dbfs: int) -> int:
-    """(32768·10^(dbfs/20))² in Q16 for dbfs a multiple of 1, by an integer tenth root."""
+    """(32768·10^(dbfs/20))² in Q16 for a whole negative ``dbfs``, by an integer tenth root."""
     power_ten = 10 ** (-dbfs)  # (10^(-dbfs/10))^10
     scale = 10**30
     low, high = 0, scale * (10 ** (-dbfs // 10 + 1))

@@ -76,9 +76,11 @@ def expand(
     """Return the spectrum U·|U|^(1/c - 1)·2^scale_log2 of Q16 frames [hops, bins].
 
     Args:
-        ur, ui: compressed spectrum, Q16 within 30 bits.
+        ur: real part of the compressed spectrum, Q16 within 30 bits.
+        ui: imaginary part.
         scale_log2: [hops], log2 of what the magnitudes are multiplied by, Q24.
-        whole, fraction: 1/c = whole + fraction·2^-31.
+        whole: integer part of 1/c.
+        fraction: the rest of 1/c, Q31.
 
     Returns:
         re, im [hops, bins] and exponent [hops], the largest magnitude just below 2^29.

@@ -1,4 +1,4 @@
-"""A complex integer as a direction of 30 bits and the log2 of its length (``se_frame_kernels.h``)."""
+"""Complex integers as a direction of 30 bits and the log2 of a length (``se_frame_kernels.h``)."""
 
 from __future__ import annotations
 

@@ -35,7 +35,8 @@ LOG_ONE = 1 << 24  # log2 values are Q24
 
 def rdm(a: Any, w: Any) -> Ints:
     """Multiply by a Q31 factor: (a·w + 2^30) >> 31, rounded half up."""
-    return (np.asarray(a, np.int64) * w + (1 << 30)) >> 31
+    product: Ints = np.asarray(a, np.int64) * w
+    return (product + (1 << 30)) >> 31
 
 
 def rsh(v: Any, s: Any) -> Ints:
@@ -46,7 +47,8 @@ def rsh(v: Any, s: Any) -> Ints:
 
 def clamp(v: Any, limit: int) -> Ints:
     """Hold within ±``limit``."""
-    return np.clip(v, -limit, limit)
+    held: Ints = np.clip(v, -limit, limit)
+    return held
 
 
 def bit_length(v: Any) -> Ints:
@@ -69,7 +71,8 @@ def log2_q24(v: Any, table: NDArray[np.int32]) -> Ints:
     f = np.where(n > 31, v >> np.maximum(n - 31, 0), v << np.maximum(31 - n, 0)) & (2**31 - 1)
     i, t = f >> 23, (f >> 9) & 0x3FFF
     low = table[i].astype(np.int64)
-    return n * LOG_ONE + low + rsh((table[i + 1] - low) * t, 14)
+    result: Ints = n * LOG_ONE + low + rsh((table[i + 1] - low) * t, 14)
+    return result
 
 
 def exp2_q30(x: Any, table: NDArray[np.int32]) -> Ints:
@@ -80,4 +83,5 @@ def exp2_q30(x: Any, table: NDArray[np.int32]) -> Ints:
     f = np.asarray(x, np.int64) & (LOG_ONE - 1)
     i, t = f >> 16, (f >> 6) & 0x3FF
     low = table[i].astype(np.int64)
-    return (low + rsh((table[i + 1] - low) * t, 10)) * 2
+    result: Ints = (low + rsh((table[i + 1] - low) * t, 10)) * 2
+    return result

@@ -1,7 +1,7 @@
 """STFT and overlap-add on integers: the golden model of ``se_stft.c``, over whole clips.
 
-``analyse`` takes all frames at once; ``overlap_add`` walks through them with the one accumulator the
-device has, so saturation happens where it would there.
+``analyse`` takes all frames at once; ``overlap_add`` walks through them with the one accumulator
+the device has, so saturation happens where it would there.
 """
 
 from __future__ import annotations
@@ -58,9 +58,7 @@ def contributions(re: Ints, im: Ints, e: Ints, tables: StftTables) -> Ints:
     return clamp(np.where(shift > 0, rsh(v, np.clip(shift, 0, 31)), up), OLA_MAX)
 
 
-def overlap_add(
-    re: Ints, im: Ints, e: Ints, tables: StftTables, memory: Ints
-) -> NDArray[np.int16]:
+def overlap_add(re: Ints, im: Ints, e: Ints, tables: StftTables, memory: Ints) -> NDArray[np.int16]:
     """Synthesise frames into int16[hops·hop]; ``memory`` int64[n_fft] is updated in place."""
     hop = tables.hop_length
     parts = contributions(re, im, e, tables)

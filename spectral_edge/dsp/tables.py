@@ -1,8 +1,8 @@
 """Every table of the integer front end, made from integers alone.
 
-No call of libm: cosines come from a Taylor series and square roots from ``math.isqrt`` on integers of
-160 fraction bits, rounded once (half to even). The same numbers therefore come out on every machine.
-``python -m spectral_edge.dsp.tables --n-fft 512 --hop 256 -o tables.c`` writes them as C.
+No call of libm: cosines come from a Taylor series and square roots from ``math.isqrt`` on integers
+of 160 fraction bits, rounded once (half to even), so the same numbers come out on every machine.
+:mod:`spectral_edge.dsp.emit_c` writes them as C.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _pi() -> Exact:
         term = total = (ONE << 16) // k
         n = 1
         while term:
-            term = -term // (k * k) if term > 0 else (-term) // (k * k)
+            term = -term // (k * k)
             n += 2
             total += term // n
         return total
@@ -66,7 +66,7 @@ def _cos_sin_octant(x: Exact) -> tuple[Exact, Exact]:
 
 @lru_cache(maxsize=64)
 def _circle(n: int) -> tuple[tuple[Exact, ...], tuple[Exact, ...]]:
-    """cos and sin of 2·pi·k/n for k < n, by symmetry from the first octant."""
+    """Cosine and sine of 2·pi·k/n for k < n, by symmetry from the first octant."""
     pi = _pi()
     octant: dict[int, tuple[int, int]] = {}
 

@@ -3,7 +3,7 @@
  * C99, integers only, no libm, no allocation, no globals. The caller owns all memory: ask
  * se_<thing>_size, hand that many bytes to se_<thing>_init, keep them until done; there is nothing
  * to free. Tables (cosines, windows, logarithms) are constants made beforehand, by the Python
- * package at run time or as a C file from `python -m spectral_edge.dsp.tables`; they are referenced,
+ * package at run time or as a C file from `python -m spectral_edge.dsp.emit_c`; they are referenced,
  * not copied, unless said otherwise. Objects may be used from any one thread at a time.
  *
  * Numbers: int16 PCM. A spectrum is int32 mantissas re[bins], im[bins] with one exponent e per
