@@ -5,3 +5,5 @@ ONNXRUNTIME_CODES_EQUAL = 0.998  # share of equal int8 codes, max difference 1
 LITERT_CODES_EQUAL = 0.995  # share of equal int8 codes, max difference 1
 METRIC_ABSOLUTE = 2e-4  # dB or score units; the reference values are printed with 6 decimals
 PESQ_ABSOLUTE = 2e-6  # PESQ and STOI come from the very packages that made the reference values
+COUNT_RELATIVE = 0.03  # parameters, MACs and state of a network against the design table
+LAYER_ABSOLUTE = 1e-5  # a layer against its textbook loop, values around 1, float32
