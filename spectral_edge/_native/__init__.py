@@ -111,6 +111,11 @@ _object = POINTER(c_void_p)  # where se_*_init stores the object
 # function -> (result, arguments), one line per function of the header
 SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "se_isa_available": (c_int, [c_int]),
+    "se_make_circle": (c_int, [c_int, c_void_p, c_void_p]),
+    "se_make_window": (c_int, [c_int, c_int, c_void_p]),
+    "se_make_dual": (c_int, [c_int, c_int, c_int, c_void_p, POINTER(c_int32)]),
+    "se_make_reference_log2": (c_int32, [c_int, c_int]),
+    "se_make_log_tables": (None, [c_void_p, c_void_p]),
     "se_fft_size": (c_size_t, [c_int]),
     "se_fft_init": (c_int, [c_void_p, c_size_t, c_int, c_void_p, c_void_p, c_int, _object]),
     "se_fft_forward": (None, [c_void_p, c_void_p, c_void_p, c_void_p]),

@@ -2,7 +2,7 @@
 
 No call of libm: cosines come from a Taylor series and square roots from ``math.isqrt`` on integers
 of 160 fraction bits, rounded once (half to even), so the same numbers come out on every machine.
-:mod:`spectral_edge.dsp.emit_c` writes them as C.
+``se_tables.c`` makes the same ones for users of the C core alone.
 """
 
 from __future__ import annotations

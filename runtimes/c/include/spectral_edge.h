@@ -2,9 +2,9 @@
  *
  * C99, integers only, no libm, no allocation, no globals. The caller owns all memory: ask
  * se_<thing>_size, hand that many bytes to se_<thing>_init, keep them until done; there is nothing
- * to free. Tables (cosines, windows, logarithms) are constants made beforehand, by the Python
- * package at run time or as a C file from `python -m spectral_edge.dsp.emit_c`; they are referenced,
- * not copied, unless said otherwise. Objects may be used from any one thread at a time.
+ * to free. Tables (cosines, windows, logarithms) are constants: se_make_* computes them once, the
+ * Python package hands over its own (the same bits), or they are kept in ROM. Objects share
+ * nothing, so each may be used from one thread at a time.
  *
  * Numbers: int16 PCM. A spectrum is int32 mantissas re[bins], im[bins] with one exponent e per
  * frame: X = (re + i*im) * 2^-e in units of int16 samples; bins = n_fft/2 + 1. "Q16" is an int32
@@ -41,6 +41,27 @@ typedef enum se_isa { SE_AUTO = 0, SE_SCALAR = 1, SE_SSE41 = 2, SE_AVX2 = 3, SE_
 
 /* 1 when this build on this CPU can use `isa`. */
 SE_API int se_isa_available(int isa);
+
+/* ---- tables: computed once, with integers only --------------------------------------------- */
+
+/* Periodic tapers. */
+typedef enum se_window { SE_SQRT_HANN = 0, SE_HANN = 1, SE_HAMMING = 2, SE_RECT = 3 } se_window;
+
+/* cosine, sine: int32[n], Q31 of 2*pi*k/n, +1.0 stored as 2^31 - 1. */
+SE_API int se_make_circle(int n, int32_t *cosine, int32_t *sine);
+
+/* values: int32[n], Q31 in [0, 1]. */
+SE_API int se_make_window(int window, int n, int32_t *values);
+
+/* Canonical dual window w/(n * sum of shifted w^2): dual int32[n], Q31, times 2^-dual_exponent.
+ * SE_BAD_VALUE where the sum comes near 0, which no overlap-add can undo. */
+SE_API int se_make_dual(int window, int n, int hop, int32_t *dual, int32_t *dual_exponent);
+
+/* log2 sqrt(sum of w^2), Q24. */
+SE_API int32_t se_make_reference_log2(int window, int n);
+
+/* log2_table: int32[257], log2(1 + i/256), Q24. exp2_table: int32[257], 2^(i/256), Q29. */
+SE_API void se_make_log_tables(int32_t *log2_table, int32_t *exp2_table);
 
 /* ---- real FFT ------------------------------------------------------------------------------ */
 
