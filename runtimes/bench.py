@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spectral_edge import __version__
-from spectral_edge import audio as audio_files
+from spectral_edge import __version__, audio as audio_files
 from spectral_edge.bundle import Bundle
 from spectral_edge.device import Condition, describe_device, read_condition, resident_bytes
 from spectral_edge.errors import RuntimeUnfit, SpecError

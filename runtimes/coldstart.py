@@ -39,7 +39,7 @@ def measure_cold_start(path: Path, engine: str, threads: int, runs: int = 3) -> 
     Returns:
         Of the run with the median total: ``interpreter_ms`` (process start to first statement),
         ``import_ms``, ``load_ms`` (verify and open), ``first_hop_ms``, ``total_ms``; resident bytes
-        ``rss_after_load``, ``rss_peak``, ``rss_growth`` (over 3,000 hops); and ``totals_ms`` of all.
+        ``rss_after_load``, ``rss_peak``, ``rss_growth`` over 3,000 hops; ``totals_ms`` of all runs.
 
     Raises:
         RuntimeUnfit: the process failed.

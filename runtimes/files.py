@@ -22,6 +22,8 @@ from .stream import check_streamable
 
 __all__ = ["FileRun", "TimeHistogram", "enhance_file"]
 
+BLOCK_HOPS = 64  # hops read and written at a time
+
 
 class TimeHistogram:
     """Percentiles of any number of times in constant memory, to 1.1 % (64 bins per octave)."""
@@ -158,12 +160,12 @@ def _stream(
     tell: Callable[[float], object],
 ) -> int:
     """Push the whole file and the tail, drop the latency, return the samples per channel."""
-    native_hop = session.hop_length * session.sample_rate / session.bundle_rate
+    hop = round(session.hop_length * session.sample_rate / session.bundle_rate)
     late, samples = session.latency_samples, 0
-    for block in reader.blocks():
+    for block in reader.blocks(BLOCK_HOPS * hop):
         samples += len(block)
         parts = []
-        for piece in _pieces(block, round(native_hop)):
+        for piece in _pieces(block, hop):
             begun = time.perf_counter_ns()
             parts.append(session.push(piece))
             times.add(time.perf_counter_ns() - begun)

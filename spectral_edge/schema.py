@@ -62,20 +62,25 @@ def _no_constant(text: str) -> Any:
     raise ValueError(f"{text} is not a JSON number")
 
 
-def first_violation(data: Any, schema: dict[str, Any]) -> str | None:
+def first_violation(data: Any, schema: dict[str, Any], definition: str | None = None) -> str | None:
     """Return the first violation as "path: value seen, what is expected", or None.
 
     Args:
         data: what :func:`strict_json` returned.
         schema: a schema of :func:`load_schema`.
+        definition: check against this entry of its ``$defs`` only.
     """
-    return _check(data, schema, schema, "")
+    rule = schema if definition is None else schema["$defs"][definition]
+    return _check(data, rule, schema, "")
 
 
 def _check(value: Any, schema: dict[str, Any], root: dict[str, Any], path: str) -> str | None:
     while "$ref" in schema:
         schema = root["$defs"][schema["$ref"].removeprefix("#/$defs/")]
     where = path or "top level"
+    forms = schema.get("anyOf")
+    if forms and all(_check(value, form, root, path) for form in forms):
+        return f"{where} has none of the {len(forms)} forms allowed"
     if "const" in schema and value != schema["const"]:
         return f"{where} is {_short(value)}, must be {schema['const']!r}"
     if "enum" in schema and value not in schema["enum"]:
