@@ -15,6 +15,24 @@ __all__ = ["clean_model"]
 
 Named = Sequence[tuple[str, QParams | None]]
 
+# ops that move elements without computing: how many of their inputs are data
+_MOVES = {
+    "Concat": None,
+    "Expand": 1,
+    "Gather": 1,
+    "MaxPool": 1,
+    "Pad": 1,
+    "ReduceMax": 1,
+    "Reshape": 1,
+    "Resize": 1,
+    "Slice": 1,
+    "Split": 1,
+    "Squeeze": 1,
+    "Tile": 1,
+    "Transpose": 1,
+    "Unsqueeze": 1,
+}
+
 
 def clean_model(model: Any, inputs: Named, outputs: Named) -> dict[str, int]:
     """Edit a ModelProto in place and return its op counts.
@@ -28,6 +46,7 @@ def clean_model(model: Any, inputs: Named, outputs: Named) -> dict[str, int]:
     graph.inline_constants()
     graph.drop_identities()
     graph.fold_weight_transposes()
+    graph.move_codes()
     graph.cut_inputs(inputs)
     graph.cut_outputs(outputs)
     graph.drop_unused()
@@ -111,6 +130,63 @@ class _Graph:
                 "DequantizeLinear", scales, list(node.output), axis=order.index(axis % rank)
             )
             node.CopyFrom(made)
+
+    def move_codes(self) -> None:
+        """Let data movement between equal qparams read and write codes.
+
+        Exact, and it spares an engine a dequantise and a quantise node for each tensor.
+        """
+        producers = {name: n for n in self.nodes for name in n.output}
+        readers: dict[str, list[Any]] = {}
+        for node in self.nodes:
+            for name in node.input:
+                readers.setdefault(name, []).append(node)
+        results = {o.name for o in self.proto.output}
+        for node in self.nodes:
+            if node.op_type in _MOVES and not results & set(node.output):
+                self._move_codes(node, producers, readers)
+
+    def _move_codes(
+        self, node: Any, producers: dict[str, Any], readers: dict[str, list[Any]]
+    ) -> None:
+        count = _MOVES[node.op_type] or len(node.input)
+        if node.op_type == "Resize" and _attribute(node, "mode", b"nearest") != b"nearest":
+            return
+        sources = [producers.get(name) for name in node.input[:count]]
+        targets = [r for name in node.output for r in readers.setdefault(name, [])]
+        if any(s is None or s.op_type != "DequantizeLinear" for s in sources):
+            return
+        if not targets or any(t.op_type != "QuantizeLinear" for t in targets):
+            return
+        grids = {self.qparams(n) for n in (*sources, *targets)}
+        if len(grids) != 1 or None in grids or not self._fill_codes(node, sources[0]):
+            return
+        for position, source in enumerate(sources):
+            assert source is not None
+            node.input[position] = source.input[0]
+        for name in node.output:
+            # readers of the codes skip the quantise node, which is dropped later as unused
+            for codes in [t.output[0] for t in readers[name]]:
+                for reader in readers.get(codes, []):
+                    reader.input[:] = [name if i == codes else i for i in reader.input]
+                    readers[name].append(reader)
+
+    def _fill_codes(self, node: Any, source: Any) -> bool:
+        """Make the constant of a Pad a code; False when it is not zero."""
+        if node.op_type != "Pad":
+            return True
+        from onnx import numpy_helper
+
+        if _attribute(node, "mode", b"constant") != b"constant":
+            return True
+        if len(node.input) > 2 and node.input[2]:
+            fill = self.initializers.get(node.input[2])
+            if fill is None or np.any(numpy_helper.to_array(fill)):
+                return False
+        inputs = list(node.input) + [""] * (3 - len(node.input))
+        inputs[2] = source.input[2]
+        node.input[:] = inputs
+        return True
 
     def qparams(self, node: Any) -> tuple[np.float32, int] | None:
         """Scale and zero point of a per-tensor quantise or dequantise node."""

@@ -71,7 +71,8 @@ def _scalar_index(
     assert value is not None
     if qparams is None:
         return low.builder.constant(name, np.array([value], np.float32))
-    if operand.scales is None:
+    ratio = None if operand.scales is None or step is None else float(operand.scales) / step
+    if operand.scales is None or (ratio is not None and not MIN_RATIO <= ratio <= MAX_RATIO):
         operand = scalar_codes(value, step)
     scale = float(np.ravel(operand.scales)[0])
     quantization = Quantization((scale,), (operand.zero_point,))
