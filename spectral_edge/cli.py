@@ -1,0 +1,474 @@
+"""The command line: every verb is a call of one public function.
+
+Results go to standard output, as text or with ``--json`` as JSON; progress, notes and one-line
+errors go to standard error. Exit codes follow the error classes of :mod:`spectral_edge.errors`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import spectral_edge as se
+from spectral_edge.console import progress_bar, short_warnings
+from spectral_edge.errors import (
+    AudioError,
+    LatencyGateFailed,
+    QualityGateFailed,
+    RuntimeUnavailable,
+    SpectralEdgeError,
+)
+
+__all__ = ["main"]
+
+ENGINE_NAMES = ("litert", "tflite-runtime", "onnxruntime", "tensorflow")
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".aiff")
+CALIBRATION_SECONDS = 20.0  # of each file
+# library that a verb may lack -> extra that brings it
+EXTRAS = {
+    "torch": "train",
+    "torchao": "train",
+    "lightning": "train",
+    "yaml": "train",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+    "onnxruntime": "onnx",
+    "ai_edge_litert": "litert",
+    "flatbuffers": "litert",
+    "soundfile": "audio",
+    "soxr": "audio",
+    "matplotlib": "demo",
+    "jinja2": "demo",
+    "rich": "demo",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit code.
+
+    Args:
+        argv: arguments without the program name; those of the process when not given.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        with short_warnings():
+            args.verb(args)
+        return 0
+    except SpectralEdgeError as error:
+        return _fail(error, error.exit_code, str(error))
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
+            return _fail(error, 1, f"internal error: {error}; please report it")
+        text = (
+            f"this needs {error.name}, which is not installed; pip install 'spectral-edge[{extra}]'"
+        )
+        return _fail(error, RuntimeUnavailable.exit_code, text)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt as error:
+        return _fail(error, 130, "interrupted")
+    except Exception as error:
+        text = f"internal error: {type(error).__name__}: {error}; SPECTRAL_EDGE_DEBUG=1 shows where"
+        return _fail(error, 1, text)
+
+
+def _fail(error: BaseException, code: int, text: str) -> int:
+    if os.environ.get("SPECTRAL_EDGE_DEBUG"):
+        traceback.print_exception(error)
+    print("spectral-edge: error:", " ".join(text.split()), file=sys.stderr)
+    return code
+
+
+def _show(args: argparse.Namespace, result: Any, text: str | None = None) -> None:
+    """Print a result: its ``to_dict`` with ``--json``, else ``text`` or its ``table``."""
+    if args.json:
+        print(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        print(result.table() if text is None else text)
+
+
+class _Plain:
+    """Plain data that :func:`_show` can print."""
+
+    def __init__(self, **data: Any) -> None:
+        self._data = data
+
+    def to_dict(self) -> dict[str, Any]:
+        return self._data
+
+
+# ---- verbs: bundle in, answer out -------------------------------------------------------------
+
+
+def _run(args: argparse.Namespace) -> None:
+    from spectral_edge.runtimes.files import enhance_file
+
+    with progress_bar(f"enhancing {Path(args.input).name}") as tell:
+        done = enhance_file(
+            args.bundle,
+            args.input,
+            args.output,
+            engine=args.engine,
+            threads=args.threads,
+            resample=args.resample,
+            backend=args.backend,
+            progress=tell,
+        )
+    p99 = done.hop_us["p99"]
+    converted = f", resampled to {done.resampled_to} Hz and back" if done.resampled_to else ""
+    _show(
+        args,
+        done,
+        f"{done.target}: {done.samples / done.sample_rate:.2f} s, {done.channels} channel(s), "
+        f"{done.sample_rate} Hz{converted}\n"
+        f"{done.engine['engine']} {done.engine['version']}, front end in {done.frontend_backend}: "
+        f"real-time factor {done.rtf:.4f}\n"
+        f"{done.hops:,} hops: p50 {done.hop_us['p50']:.1f} µs, p95 {done.hop_us['p95']:.1f} µs, "
+        f"p99 {'–' if p99 is None else f'{p99:.1f} µs'}, max {done.hop_us['max']:.1f} µs",
+    )
+
+
+def _bench(args: argparse.Namespace) -> None:
+    with progress_bar(f"measuring {Path(args.bundle).name}") as tell:
+        report = se.bench(
+            args.bundle,
+            engine=args.engine,
+            seconds=args.seconds,
+            audio=args.audio,
+            threads=args.threads,
+            target=args.target,
+            repetitions=args.repetitions,
+            paced=args.paced,
+            cold_start=args.cold_start,
+            backend=args.backend,
+            progress=tell,
+        )
+    _show(args, report)
+    hop = report.wall["hop"]
+    seen, name = (hop.p95, "p95") if hop.p99 is None else (hop.p99, "p99")
+    if args.gate_us is not None and seen > args.gate_us:
+        raise LatencyGateFailed(
+            f"{name} of a hop is {seen:.1f} µs, the gate is {args.gate_us:g} µs"
+        )
+
+
+def _check(args: argparse.Namespace) -> None:
+    report = se.check(args.bundle)
+    _show(args, report)
+    if not report.passed:
+        failed = [g.name for g in report.gates if not g.passed]
+        failed += [e.engine for e in report.engines if e.status == "failed"]
+        raise QualityGateFailed(
+            f"parity of {args.bundle} failed: {', '.join(failed) or 'no engine ran'}; "
+            "export the bundle again, or see spectral-edge doctor"
+        )
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from spectral_edge.runtimes.compare import compare
+
+    c = compare(args.first, args.second, args.audio, args.engine, args.threads)
+    difference = "identical" if c.si_sdr_db is None else f"SI-SDR {c.si_sdr_db:.1f} dB"
+    (hop_a, hop_b), (model_a, model_b), (size_a, size_b) = c.hop_us, c.model_us, c.model_bytes
+    _show(
+        args,
+        c,
+        f"{c.second} against {c.first}, {c.seconds:.1f} s of audio on {c.engine}\n"
+        f"outputs: {difference}, {100 * c.equal_samples:.2f} % of samples equal\n"
+        f"hop:     {hop_b:.1f} µs against {hop_a:.1f} µs, {c.hop_ratio:.2f} times as fast\n"
+        f"model:   {model_b:.1f} µs against {model_a:.1f} µs, {size_b:,} bytes against {size_a:,}",
+    )
+    if args.min_si_sdr is not None and c.si_sdr_db is not None and c.si_sdr_db < args.min_si_sdr:
+        raise QualityGateFailed(
+            f"SI-SDR between outputs is {c.si_sdr_db:.1f} dB, the gate is {args.min_si_sdr:g} dB"
+        )
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    from spectral_edge.inspection import inspect_bundle
+
+    _show(args, inspect_bundle(args.bundle))
+
+
+def _doctor(args: argparse.Namespace) -> None:
+    from spectral_edge.runtimes.doctor import doctor
+
+    diagnosis = doctor()
+    _show(args, diagnosis)
+    if not diagnosis.can_run:
+        raise RuntimeUnavailable("no engine works here; pip install 'spectral-edge[litert]'")
+
+
+def _report(args: argparse.Namespace) -> None:
+    from spectral_edge.report_files import load_report, render_reports
+
+    kind = Path(args.output).suffix.lstrip(".") if args.output else "md"
+    page = render_reports([load_report(path) for path in args.reports], kind)
+    if args.output:
+        Path(args.output).write_text(page, "utf-8")
+    _show(args, _Plain(output=args.output, page=page), args.output or page.rstrip())
+
+
+# ---- verbs: model in, bundle out --------------------------------------------------------------
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from spectral_edge.demo.console import ConsoleProgress
+    from spectral_edge.demo.pipeline import run_demo
+
+    result = run_demo(wav=args.wav, out=args.out, progress=ConsoleProgress())
+    tables = [result.parity.table(), *(report.table() for report in result.latency)]
+    _show(args, result, "\n\n".join([*tables, f"open {result.page}"]))
+    if not result.passed:
+        raise QualityGateFailed(f"parity failed, see {result.page}")
+
+
+def _train(args: argparse.Namespace) -> None:
+    from spectral_edge.training.loop import train
+
+    best = train(
+        args.recipe,
+        out=args.out,
+        data_root=args.data,
+        resume=args.resume,
+        progress=sys.stderr.isatty(),
+    )
+    _show(args, _Plain(checkpoint=str(best)), f"best weights: {best}")
+
+
+def _quantize(args: argparse.Namespace) -> None:
+    program, frontend, sequences = _program(args)
+    with progress_bar("quantizing") as tell:
+        quantized = se.quantize(
+            program, sequences, recipe=args.recipe, progress=lambda _, i, n: tell(i / max(n, 1))
+        )
+    _export_program(args, quantized, frontend)
+
+
+def _export(args: argparse.Namespace) -> None:
+    program, frontend, sequences = _program(args)
+    _export_program(args, program.with_(golden_inputs=sequences[0]), frontend)
+
+
+def _export_program(args: argparse.Namespace, program: Any, frontend: Any) -> None:
+    bundle = se.export(program, args.output, frontend=frontend, formats=tuple(args.formats))
+    data = {"bundle": str(bundle.path), "sha256": bundle.sha256, "precision": bundle.precision}
+    members = ", ".join(f"{n} {len(c):,} bytes" for n, c in bundle.members.items())
+    _show(args, _Plain(**data), f"{bundle.path}: {bundle.precision}, {members}")
+
+
+def _debug(args: argparse.Namespace) -> None:
+    from spectral_edge.calibration.sensitivity import sensitivity
+    from spectral_edge.table import text_table
+
+    program, _, sequences = _program(args)
+    quantized = se.quantize(program, sequences, recipe=args.recipe)
+    worst = sensitivity(program, quantized, sequences)[: args.worst]
+    rows = [[f"{t.sqnr_db:.1f}", t.op, t.name, t.module] for t in worst]
+    data = [vars(t) for t in worst]
+    _show(args, _Plain(tensors=data), text_table(["SQNR dB", "op", "tensor", "module"], rows))
+
+
+def _program(args: argparse.Namespace) -> tuple[Any, se.StftFrontend, list[Any]]:
+    """Return the step program of a checkpoint, its front end, and the calibration sequences."""
+    model, frontend, _ = se.models.load_checkpoint(args.checkpoint)
+    files = _audio_files(Path(args.calibration), args.max_files)
+    sequences = list(frontend.sequences(files, max_seconds=CALIBRATION_SECONDS))
+    example = sequences[0][0][:, :, :64]
+    return se.streamify(model, example, time_dim=2), frontend, sequences
+
+
+def _audio_files(folder: Path, limit: int) -> list[Path]:
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
+    if not found:
+        raise AudioError(
+            f"no audio ({', '.join(AUDIO_SUFFIXES)}) in {folder}; give a folder of noisy speech"
+        )
+    step = max(1, len(found) // limit)
+    return found[::step][:limit]
+
+
+# ---- arguments --------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, like every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"spectral-edge: error: {message}; see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="spectral-edge",
+        description="Spectral networks from PyTorch to phones and Raspberry Pis.",
+        epilog="Exit codes: 0 ok, 1 internal error, 2 bad input, 3 quality or parity gate failed, "
+        "4 cannot run here, 5 latency gate failed.",
+    )
+    parser.add_argument("--version", action="version", version=f"spectral-edge {se.__version__}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    _add_model_verbs(verbs)
+    _add_bundle_verbs(verbs)
+    return parser
+
+
+def _verb(
+    verbs: Any, name: str, action: Callable[[argparse.Namespace], None], text: str, example: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=f"example:\n  spectral-edge {name} {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(verb=action)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+def _add_model_verbs(verbs: Any) -> None:
+    p = _verb(
+        verbs, "demo", _demo, "the whole way once, from checkpoint to report", "--wav noisy.wav"
+    )
+    p.add_argument("--wav", help="audio to enhance; the embedded sample when not given")
+    p.add_argument(
+        "--out", default="demo-out", help="folder for the results (default: %(default)s)"
+    )
+
+    p = _verb(
+        verbs, "train", _train, "train a network by a recipe", "denoise_s --data ~/data --out runs"
+    )
+    p.add_argument("recipe", help="name of a shipped recipe or path of a YAML file")
+    p.add_argument("--data", help="folder that the recipe's folders are relative to")
+    p.add_argument("--out", default="runs", help="folder for runs (default: %(default)s)")
+    p.add_argument("--resume", action="store_true", help="go on where the run was stopped")
+
+    p = _verb(
+        verbs,
+        "quantize",
+        _quantize,
+        "checkpoint to int8 bundle: streamify, calibrate, export",
+        "runs/denoise_s/best.pt denoiser.seb --calibration noisy/",
+    )
+    _add_checkpoint_arguments(p)
+    p.add_argument("--recipe", default="w8a8", help="quantisation recipe (default: %(default)s)")
+
+    p = _verb(
+        verbs,
+        "export",
+        _export,
+        "checkpoint to float32 bundle: streamify, export",
+        "runs/denoise_s/best.pt denoiser-float32.seb --calibration noisy/",
+    )
+    _add_checkpoint_arguments(p)
+
+    p = _verb(
+        verbs,
+        "debug",
+        _debug,
+        "list the tensors that suffer most from int8",
+        "runs/denoise_s/best.pt --calibration noisy/",
+    )
+    _add_checkpoint_arguments(p, output=False)
+    p.add_argument("--recipe", default="w8a8", help="quantisation recipe (default: %(default)s)")
+    p.add_argument("--worst", type=int, default=20, help="tensors to list (default: %(default)s)")
+
+
+def _add_checkpoint_arguments(p: argparse.ArgumentParser, output: bool = True) -> None:
+    p.add_argument("checkpoint", help=".pt file written by training")
+    if output:
+        p.add_argument("output", help="bundle to write: NAME.seb, or a directory")
+        p.add_argument(
+            "--formats",
+            nargs="+",
+            choices=("tflite", "onnx"),
+            default=("tflite", "onnx"),
+            help="model files to put in (default: both)",
+        )
+    p.add_argument("--calibration", required=True, help="folder with noisy speech, searched below")
+    p.add_argument("--max-files", type=int, default=32, help="files to use (default: %(default)s)")
+
+
+def _add_bundle_verbs(verbs: Any) -> None:
+    p = _verb(verbs, "check", _check, "golden rollout on every installed engine", "denoiser.seb")
+    p.add_argument("bundle")
+
+    p = _verb(
+        verbs, "run", _run, "enhance an audio file hop by hop", "denoiser.seb noisy.wav clean.wav"
+    )
+    p.add_argument("bundle")
+    p.add_argument("input", help="audio file of any rate and number of channels")
+    p.add_argument("output", help="file to write: .wav or .flac")
+    p.add_argument(
+        "--resample",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="convert other sample rates on the way in and out (default: on)",
+    )
+    _add_engine_arguments(p)
+
+    p = _verb(verbs, "bench", _bench, "measure latency per hop", "denoiser.seb --seconds 30 --json")
+    p.add_argument("bundle")
+    p.add_argument(
+        "--seconds", type=float, default=10, help="time to measure (default: %(default)s)"
+    )
+    p.add_argument("--audio", help="file to feed; a speech-like noise when not given")
+    p.add_argument("--repetitions", type=int, default=5, help="default: %(default)s")
+    p.add_argument("--paced", action="store_true", help="also feed hops at their real rate")
+    p.add_argument(
+        "--cold-start",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also start fresh processes (default: on)",
+    )
+    p.add_argument("--target", help="another machine; this release measures only this one")
+    p.add_argument("--gate-us", type=float, help="exit 5 when p99 of a hop is above this many µs")
+    _add_engine_arguments(p)
+
+    p = _verb(
+        verbs,
+        "compare",
+        _compare,
+        "two bundles on the same audio: difference and speed",
+        "denoiser-float32.seb denoiser.seb --audio noisy.wav",
+    )
+    p.add_argument("first", help="bundle taken as reference")
+    p.add_argument("second")
+    p.add_argument("--audio", help="file to feed; a speech-like noise when not given")
+    p.add_argument("--min-si-sdr", type=float, help="exit 3 when the outputs differ by more (dB)")
+    p.add_argument("--engine", choices=ENGINE_NAMES)
+    p.add_argument("--threads", type=int, default=1)
+
+    p = _verb(verbs, "report", _report, "one page from JSON reports", "bench.json -o report.html")
+    p.add_argument("reports", nargs="+", help="files written with --json")
+    p.add_argument("-o", "--output", help="page to write: .md or .html (default: print markdown)")
+
+    p = _verb(verbs, "inspect", _inspect, "show what is in a bundle", "denoiser.seb")
+    p.add_argument("bundle")
+
+    _verb(verbs, "doctor", _doctor, "what works on this machine, and what to install", "")
+
+
+def _add_engine_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--engine", choices=ENGINE_NAMES, help="default: the first that is installed")
+    p.add_argument("--threads", type=int, default=1, help="of the engine (default: %(default)s)")
+    p.add_argument(
+        "--backend",
+        choices=("auto", "c", "numpy"),
+        default="auto",
+        help="front end arithmetic, all with the same bits (default: %(default)s)",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
