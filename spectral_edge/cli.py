@@ -95,6 +95,12 @@ def _show(args: argparse.Namespace, result: Any, text: str | None = None) -> Non
         print(result.table() if text is None else text)
 
 
+def _note(text: str) -> None:
+    """Say on a terminal what is going on."""
+    if sys.stderr.isatty():
+        print(text, file=sys.stderr)
+
+
 class _Plain:
     """Plain data that :func:`_show` can print."""
 
@@ -161,7 +167,7 @@ def _bench(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    report = se.check(args.bundle)
+    report = se.check(args.bundle, engines=args.engine, progress=_note)
     _show(args, report)
     if not report.passed:
         failed = [g.name for g in report.gates if not g.passed]
@@ -402,6 +408,7 @@ def _add_checkpoint_arguments(p: argparse.ArgumentParser, output: bool = True) -
 def _add_bundle_verbs(verbs: Any) -> None:
     p = _verb(verbs, "check", _check, "golden rollout on every installed engine", "denoiser.seb")
     p.add_argument("bundle")
+    p.add_argument("--engine", nargs="+", choices=ENGINE_NAMES, help="default: all that apply")
 
     p = _verb(
         verbs, "run", _run, "enhance an audio file hop by hop", "denoiser.seb noisy.wav clean.wav"
