@@ -7,3 +7,7 @@ METRIC_ABSOLUTE = 2e-4  # dB or score units; the reference values are printed wi
 PESQ_ABSOLUTE = 2e-6  # PESQ and STOI come from the very packages that made the reference values
 COUNT_RELATIVE = 0.03  # parameters, MACs and state of a network against the design table
 LAYER_ABSOLUTE = 1e-5  # a layer against its textbook loop, values around 1, float32
+LET_THROUGH_SNR_DB = 50.0  # a session with a constant mask against its input times that constant
+RESAMPLED_SNR_DB = 45.0  # the same through 48 or 44.1 kHz and back, a sine, int16 on the way
+FLOAT_ENGINES_PCM = 1  # int16 steps between two engines of one float32 program
+RSS_GROWTH_BYTES = 1_000_000  # of a process over hundreds of thousands of hops
