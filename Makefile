@@ -9,15 +9,16 @@ CORE  := spectral_edge/_native/_core.so
 # The pins of constraints.txt are for CPython 3.11; other versions get what pyproject.toml allows.
 PYTHON ?= $(shell for p in python3.11 python3; do \
 	$$p -c "import venv, ensurepip" >/dev/null 2>&1 && { echo $$p; break; }; done)
-CONSTRAINTS = $(shell $(BIN)/python -c "import sys; sys.version_info[:2] == (3, 11) and print('-c constraints.txt')")
+CONSTRAINTS := $(if $(PYTHON),$(shell $(PYTHON) -c "import sys; sys.version_info[:2] == (3, 11) and print('-c constraints.txt')"))
 
 TORCH       := torch==2.13.0
 TORCH_INDEX ?=
 EXTRAS      := train,onnx,litert,tflite,audio,demo,dev
+METRICS     := 'pesq>=0.0.4' 'pystoi>=0.4'  # the extra `metrics`
 
 WAV  ?=
 OUT  ?= demo-out
-PIP  := $(BIN)/python -m pip --disable-pip-version-check
+PIP  := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(CONSTRAINTS)
 # Small tensors: one thread per process is faster than two, and leaves the other core to the next test.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
@@ -32,11 +33,12 @@ venv: $(STAMP)  ## create .venv with everything that development needs
 $(STAMP): pyproject.toml constraints.txt setup.py
 	@test -n "$(PYTHON)" || { echo "no python3 with venv found: install python3 (3.10 or newer) and python3-venv, or set PYTHON=" >&2; exit 1; }
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'Python %d.%d is too old: set PYTHON= to 3.10 or newer' % sys.version_info[:2])"
+	@echo "== setting up $(VENV); the first time takes some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet $(CONSTRAINTS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
-	$(PIP) install --quiet $(CONSTRAINTS) -e '.[$(EXTRAS)]'
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(PIP) -e '.[$(EXTRAS)]'
 	@# pesq compiles on installation; without a compiler the rest works and PESQ is not reported
-	$(PIP) install --quiet $(CONSTRAINTS) '.[metrics]' || echo "PESQ and STOI are left out: pesq needs a C compiler"
+	$(PIP) $(METRICS) || echo "PESQ and STOI are left out: pesq needs a C compiler"
 	touch $@
 
 core: $(CORE)  ## build the C core in place
