@@ -6,7 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from .conv import CausalConv2d, conv_norm
 
@@ -19,8 +19,8 @@ class LocalBandAttention(nn.Module):
     """Every band attends to itself and its two neighbours, with sigmoid gates; residual.
 
     ``y[f] = x[f] + norm(out(sum_j gate_j[f] · v[f + j]))``, j in {-1, 0, 1}, and
-    ``gate_j[f] = sigmoid(q[f]·k[f + j] per head + position[head, j, f])``. Gates replace softmax over
-    three because sigmoid has an integer kernel with a fixed output scale and needs no reduction.
+    ``gate_j[f] = sigmoid(q[f]·k[f + j] per head + position[head, j, f])``. Gates replace softmax
+    over three because sigmoid has an integer kernel with a fixed output scale and no reduction.
 
     The three neighbours lie one after another along the band axis, so that each of the two
     products, the head sum, the sigmoid and the sum over neighbours is a single op. The shift needs
@@ -61,7 +61,8 @@ class LocalBandAttention(nn.Module):
         key, value = F.pad(key, (1, 1)), F.pad(value, (1, 1))
         keys, values = torch.cat((key, key, key), dim=3), torch.cat((value, value, value), dim=3)
         gates = torch.sigmoid(self.score(queries * keys) + self.position)
-        return x + self.out(self.gather(self.spread(gates) * values))
+        branch: Tensor = self.out(self.gather(self.spread(gates) * values))
+        return x + branch
 
 
 class BandMixing(nn.Module):
@@ -78,7 +79,8 @@ class BandMixing(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.mix(x)
+        branch: Tensor = self.mix(x)
+        return x + branch
 
 
 class ConvAttention(nn.Module):
@@ -94,13 +96,12 @@ class ConvAttention(nn.Module):
         super().__init__()
         frames, bands = kernel
         self.enter = conv_norm(channels, channels)
-        self.along_time = conv_norm(
-            channels, channels, (frames, 1), groups=channels, relu=False
-        )
+        self.along_time = conv_norm(channels, channels, (frames, 1), groups=channels, relu=False)
         self.along_bands = conv_norm(channels, channels, (1, bands), groups=channels, relu=False)
         self.value = conv_norm(channels, channels, relu=False)
         self.out = conv_norm(channels, channels, relu=False, gamma=BRANCH_GAMMA)
 
     def forward(self, x: Tensor) -> Tensor:
         attention = self.along_bands(self.along_time(self.enter(x)))
-        return x + self.out(attention * self.value(x))
+        branch: Tensor = self.out(attention * self.value(x))
+        return x + branch

@@ -26,4 +26,5 @@ class TemporalBlock(nn.Module):
         self.narrow = conv_norm(hidden, channels, relu=False, gamma=BRANCH_GAMMA)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.narrow(self.temporal(self.widen(x)))
+        branch: Tensor = self.narrow(self.temporal(self.widen(x)))
+        return x + branch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,10 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, StftFrontend, dict[str
     if not path.is_file():
         raise SpecError(f"checkpoint {path} does not exist: pass a .pt file written by training")
     try:
+        if not zipfile.is_zipfile(path):
+            raise pickle.UnpicklingError("it is not a zip file")
         data = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (pickle.UnpicklingError, RuntimeError) as error:
         raise SpecError(
             f"checkpoint {path} cannot be read ({str(error).splitlines()[0]}): "
             "pass a .pt file written by training"

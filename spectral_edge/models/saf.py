@@ -48,6 +48,11 @@ __all__ = [
 ]
 
 
+# A fresh network passes most of the spectrum and adds little.
+MASK_START = 1.0
+BIAS_START_STD = 0.02
+
+
 @dataclass(frozen=True)
 class SafSize:
     """One row of the size table.
@@ -103,7 +108,8 @@ class UpStage(nn.Module):
         self.refine = DepthwiseSeparable(channels, (1, 3))
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        return self.refine(repeat_bins(x, self.bins)) + skip
+        refined: Tensor = self.refine(repeat_bins(x, self.bins))
+        return refined + skip
 
 
 class SafEdge(nn.Module):
@@ -144,6 +150,9 @@ class SafEdge(nn.Module):
         self.smooth = conv_norm(channels, channels, (1, 3), groups=channels)
         self.mask = nn.Conv2d(channels, 1, 1)
         self.bias = nn.Conv2d(channels, 2, 1)
+        nn.init.constant_(self.mask.bias, MASK_START)
+        nn.init.normal_(self.bias.weight, std=BIAS_START_STD)
+        nn.init.zeros_(self.bias.bias)
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
         half = self.stem(features)

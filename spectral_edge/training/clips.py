@@ -110,7 +110,8 @@ def toy_speech(rng: np.random.Generator, samples: int, sample_rate: int) -> NDAr
     for harmonic in range(1, 25):
         frequency = harmonic * pitch
         gain = sum(np.exp(-(((frequency - formant) / 250) ** 2)) for formant in formants)
-        wave += (0.02 + gain) / harmonic * np.sin(harmonic * phase) * (frequency < 0.45 * sample_rate)
+        audible = frequency < 0.45 * sample_rate
+        wave += (0.02 + gain) / harmonic * np.sin(harmonic * phase) * audible
     syllable = np.sin(2 * np.pi * rng.uniform(1.0, 2.5) * time + rng.uniform(0, 6.28))
     wave *= np.clip(1.5 * syllable, 0.0, 1.0)
     return 0.3 * wave / max(float(np.abs(wave).max()), 1e-9)
@@ -124,15 +125,14 @@ def toy_noise(rng: np.random.Generator, samples: int) -> NDArray[np.float64]:
     return 0.3 * wave / float(np.abs(wave).max())
 
 
-def to_int16(wave: NDArray[np.floating]) -> Clip:
+def to_int16(wave: NDArray[np.float64]) -> Clip:
     """Round full scale ±1 to int16, saturating."""
-    return np.clip(np.round(wave * 32768.0), -32768, 32767).astype(np.int16)
+    clip: Clip = np.clip(np.round(wave * 32768.0), -32768, 32767).astype(np.int16)
+    return clip
 
 
 def _audio_files(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in (".wav", ".flac")
-    )
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".wav", ".flac"))
 
 
 def _toy_clips(name: str, kind: str, sample_rate: int, seed: int) -> list[Clip]:
@@ -143,8 +143,6 @@ def _toy_clips(name: str, kind: str, sample_rate: int, seed: int) -> list[Clip]:
     clips = []
     for index in range(int(count)):
         rng = np.random.default_rng((seed, index, kind == "clean"))
-        wave = (
-            toy_speech(rng, samples, sample_rate) if kind == "clean" else toy_noise(rng, samples)
-        )
+        wave = toy_speech(rng, samples, sample_rate) if kind == "clean" else toy_noise(rng, samples)
         clips.append(to_int16(wave))
     return clips

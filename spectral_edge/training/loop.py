@@ -296,7 +296,8 @@ def _frontend(recipe: Recipe) -> StftFrontend:
     unknown = sorted(set(map(str, recipe.frontend)) - known)
     if unknown:
         raise SpecError(
-            f"recipe.frontend has unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}"
+            f"recipe.frontend has unknown key {unknown[0]!r}; "
+            f"known keys: {', '.join(sorted(known))}"
         )
     return StftFrontend(**recipe.frontend)
 

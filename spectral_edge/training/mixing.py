@@ -158,7 +158,8 @@ class Mixtures(Dataset[tuple[Tensor, Tensor]]):
         """Cut a piece at random; a clip that is too short repeats."""
         begin = int(rng.integers(clip.size))
         indices = (begin + np.arange(self.samples)) % clip.size
-        return (clip[indices] / FULL_SCALE).astype(np.float32)
+        wave: Wave = (clip[indices] / FULL_SCALE).astype(np.float32)
+        return wave
 
 
 def rms(wave: Wave) -> float:
@@ -167,7 +168,7 @@ def rms(wave: Wave) -> float:
 
 
 def _equalize(rng: np.random.Generator, wave: Wave, spread_db: float) -> Wave:
-    """Filter with a random smooth gain: 8 values, normal with ``spread_db``, over a mel-like axis."""
+    """Filter with a random smooth gain: 8 normal values of ``spread_db`` over a mel-like axis."""
     spectrum = np.fft.rfft(wave)
     position = np.log1p(np.linspace(0.0, 11.4, spectrum.size)) / np.log1p(11.4) * 7.0
     gain_db = np.interp(position, np.arange(8), rng.normal(0.0, spread_db, 8).clip(-15.0, 15.0))

@@ -240,9 +240,7 @@ def _build(kind: Any, data: Any, where: str) -> Any:
     ]
     if missing:
         raise SpecError(f"{where} lacks {', '.join(missing)}: add it")
-    return kind(
-        **{key: _value(hints[key], value, f"{where}.{key}") for key, value in data.items()}
-    )
+    return kind(**{key: _value(hints[key], value, f"{where}.{key}") for key, value in data.items()})
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
