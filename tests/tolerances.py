@@ -12,3 +12,4 @@ RESAMPLED_SNR_DB = 45.0  # the same through 48 or 44.1 kHz and back, a sine, int
 FLOAT_ENGINES_PCM = 1  # int16 steps between two engines of one float32 program
 RSS_GROWTH_BYTES = 1_000_000  # of a process over hundreds of thousands of hops
 TFLITE_RUNTIME_TINY_CODES_EQUAL = 0.93  # builtin kernels round twice; tiny is all requantisation
+TFLITE_RUNTIME_MAX_CODES = 6  # largest code difference of the old runtime (measured per op)
