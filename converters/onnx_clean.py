@@ -227,8 +227,10 @@ class _Graph:
         from onnx import helper, numpy_helper
 
         scale, zero_point = f"{name}.scale", f"{name}.zero_point"
-        self.initializers[scale] = numpy_helper.from_array(np.float32(q.scale), scale)
-        self.initializers[zero_point] = numpy_helper.from_array(np.int8(q.zero_point), zero_point)
+        self.initializers[scale] = numpy_helper.from_array(np.array(q.scale, np.float32), scale)
+        self.initializers[zero_point] = numpy_helper.from_array(
+            np.array(q.zero_point, np.int8), zero_point
+        )
         node = helper.make_node("DequantizeLinear", [name, scale, zero_point], [old])
         self.nodes.insert(0, node)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from spectral_edge.errors import ConversionError, RuntimeUnavailable
 from spectral_edge.program import StepProgram, state_input, state_output
 from spectral_edge.qparams import QParams
 
+from .file_qparams import ONNX_METADATA_KEY
 from .onnx_clean import clean_model
 from .passes import clean
 
@@ -55,6 +57,7 @@ def write_onnx(program: StepProgram) -> OnnxFile:
     outputs += [(state_output(n), _codes(s.qparams)) for n, s in program.states.items()]
     model = _torch_export(program)
     counts = clean_model(model, inputs, outputs)
+    _note_qparams(model, (*inputs, *outputs))
     model.producer_name, model.producer_version = "spectral-edge", __version__
     _check(model)
     data = model.SerializeToString(deterministic=True)
@@ -113,6 +116,13 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def _note_qparams(model: Any, boundary: Sequence[tuple[str, QParams | None]]) -> None:
+    """Write the boundary's qparams into the metadata: int8 inputs say nothing about their scale."""
+    table = {name: [q.scale, q.zero_point] for name, q in boundary if q is not None}
+    if table:
+        model.metadata_props.add(key=ONNX_METADATA_KEY, value=json.dumps(table))
+
+
 def _check(model: Any) -> None:
     import onnx
 
@@ -120,5 +130,3 @@ def _check(model: Any) -> None:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ConversionError(f"the written ONNX model is not valid: {error}") from error
-
-

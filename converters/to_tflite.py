@@ -34,6 +34,7 @@ class TfliteFile:
         operators: number of operators.
         op_counts: operator code -> how many.
         op_versions: operator code -> highest version used.
+        op_dtypes: (operator code, dtype of its data) -> how many, for the coverage table.
         runtime_floor: runtime -> oldest version that registers all of them.
     """
 
@@ -42,6 +43,7 @@ class TfliteFile:
     operators: int
     op_counts: dict[str, int]
     op_versions: dict[str, int]
+    op_dtypes: dict[tuple[str, str], int]
     runtime_floor: dict[str, str]
 
 
@@ -81,6 +83,7 @@ def write_tflite(program: StepProgram) -> TfliteFile:
         len(builder.operators),
         builder.op_counts,
         builder.op_versions,
+        builder.op_dtypes,
         dict(RUNTIME_FLOOR),
     )
 

@@ -90,15 +90,13 @@ def crop_after_cat(module: torch.fx.GraphModule) -> bool:
         if op_name(node) != "aten.slice" or not isinstance(node.args[0], Node):
             continue
         cat, qparams = origin(node.args[0])
-        if op_name(cat) == "aten.cat" and _same_grid(cat, qparams):
+        if op_name(cat) == "aten.cat" and _same_grid(cat.args[0], qparams):
             changed |= _crop(module, node, cat)
     return changed
 
 
-def _same_grid(cat: Node, qparams: Any) -> bool:
-    """True when the pieces already lie on the grid that the pair after the cat rounds to."""
-    pieces = cat.args[0]
-    assert isinstance(pieces, (list, tuple))
+def _same_grid(pieces: Any, qparams: Any) -> bool:
+    """True when the pieces already lie on the grid that a pair after them rounds to."""
     return qparams is None or all(isinstance(p, Node) and origin(p)[1] == qparams for p in pieces)
 
 
@@ -124,7 +122,7 @@ def _crop(module: torch.fx.GraphModule, node: Node, cat: Node) -> bool:
         if len(parts) == 1:
             result = parts[0]
         else:
-            result = module.graph.call_function(cat.target, (parts, axis))
+            result = module.graph.call_function(torch.ops.aten.cat.default, (parts, axis))
             result.meta = dict(node.meta)
     node.replace_all_uses_with(result)
     module.graph.erase_node(node)
@@ -136,7 +134,7 @@ def _piece(
 ) -> Node:
     if (low, high) == (0, size):
         return piece
-    part = module.graph.call_function(node.target, (piece, axis, low, high))
+    part = module.graph.call_function(torch.ops.aten.slice.Tensor, (piece, axis, low, high))
     shape = list(shape_of(piece))
     shape[axis] = high - low
     value = piece.meta["val"]
@@ -156,9 +154,11 @@ def merge_padding(module: torch.fx.GraphModule) -> bool:
             continue
         if isinstance(arguments(node)["padding"], str):
             continue
+        if not isinstance(node.args[0], Node):
+            continue
         pad, qparams = origin(node.args[0])
         amounts = _symmetric_zero_padding(pad, len(shape_of(node)) - 2)
-        if amounts is None or (qparams is not None and origin(pad.args[0])[1] != qparams):
+        if amounts is None or (qparams is not None and not _same_grid([pad.args[0]], qparams)):
             continue
         bound = arguments(node)
         padding = [int(p) for p in bound["padding"]]

@@ -106,7 +106,7 @@ class Builder:
         options: str | None = None,
         **fields: Any,
     ) -> None:
-        """Append an operator; ``options`` is the schema's option table name, ``fields`` its values."""
+        """Append an operator; ``options`` names its option table, ``fields`` are the values."""
         table = None
         if options is not None:
             table = getattr(schema(), f"{options}T")()
@@ -130,6 +130,15 @@ class Builder:
     def op_counts(self) -> dict[str, int]:
         """Number of operators of every code."""
         return dict(sorted(Counter(op.code for op in self.operators).items()))
+
+    @property
+    def op_dtypes(self) -> dict[tuple[str, str], int]:
+        """Number of operators of every code and dtype of the first operand that is no index."""
+        counts: Counter[tuple[str, str]] = Counter()
+        for op in self.operators:
+            dtypes = [self.tensors[i].dtype for i in op.inputs if i >= 0]
+            counts[op.code, next((d for d in dtypes if d != "int32"), "int32")] += 1
+        return dict(sorted(counts.items()))
 
     def finish(
         self,
@@ -197,7 +206,8 @@ class Builder:
     def _pack_operators(self) -> tuple[list[Any], list[Any]]:
         s = schema()
         codes: dict[tuple[str, int], int] = {}
-        packed_codes, packed = [], []
+        packed_codes: list[Any] = []
+        packed: list[Any] = []
         for op in self.operators:
             key = (op.code, op.version)
             if key not in codes:

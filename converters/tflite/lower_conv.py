@@ -27,11 +27,10 @@ def as_image(value: Value) -> Value:
     if len(value.shape) == 4:
         return value
     batch, channels, frames = value.shape
-    perm = {(0, 2, 1): (0, 2, 3, 1), (0, 1, 2): (0, 1, 2, 3)}.get(value.perm)
-    if perm is None:
-        order = [{0: 0, 1: 1, 2: 3}[p] for p in value.perm]
-        perm = (2, *order)
-    return Value(value.tensor, (batch, channels, 1, frames), perm, value.dtype, value.qparams)
+    perm = [axis for p in value.perm for axis in ((2, 3) if p == 2 else (p,))]
+    return Value(
+        value.tensor, (batch, channels, 1, frames), tuple(perm), value.dtype, value.qparams
+    )
 
 
 def from_image(value: Value, rank: int) -> Value:

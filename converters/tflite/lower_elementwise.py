@@ -11,8 +11,8 @@ from spectral_edge.qparams import QParams
 
 from .builder import Quantization
 from .layout import Perm, Shape, identity
-from .lowering import RELU_RANGES, Call, Lowering, lowers
-from .values import Const, Value
+from .lowering import RELU_RANGES, Bounds, Call, Lowering, lowers
+from .values import Const, Value, real_scalar
 
 __all__ = ["binary", "clamp_range", "saturates", "unary"]
 
@@ -74,7 +74,7 @@ def _scalar_index(
     ratio = None if operand.scales is None or step is None else float(operand.scales) / step
     if operand.scales is None or (ratio is not None and not MIN_RATIO <= ratio <= MAX_RATIO):
         operand = scalar_codes(value, step)
-    scale = float(np.ravel(operand.scales)[0])
+    scale = float(np.ravel(np.asarray(operand.scales))[0])
     quantization = Quantization((scale,), (operand.zero_point,))
     return low.builder.constant(name, operand.array.flatten()[:1], quantization)
 
@@ -117,7 +117,7 @@ def unary(low: Lowering, code: str, x: Value, name: str, **options: Any) -> Valu
 def _operand(call: Call, *names: str) -> Value | Const:
     """The argument under the first of ``names`` that exists, numbers turned into constants."""
     value = next(call[n] for n in names if n in call.args)
-    return Const(np.float32(value)) if isinstance(value, (int, float)) else value
+    return real_scalar(value) if isinstance(value, (int, float)) else value
 
 
 def _both(call: Call) -> tuple[Value | Const, Value | Const]:
@@ -141,9 +141,9 @@ def _lower_binary(low: Lowering, call: Call, code: str, swapped: bool = False) -
     alpha = call.args.get("alpha", 1)
     if alpha != 1:
         if isinstance(b, Const):
-            b = Const(np.float32(b.array * alpha))
+            b = real_scalar(b.array * alpha)
         else:
-            b = binary(low, "MUL", b, Const(np.float32(alpha)), f"{call.name}.alpha", b.shape)
+            b = binary(low, "MUL", b, real_scalar(alpha), f"{call.name}.alpha", b.shape)
     if swapped:
         a, b = b, a
     return binary(
@@ -218,7 +218,7 @@ def lower_pow(low: Lowering, call: Call) -> Value:
 # --- clamps ---------------------------------------------------------------------------------
 
 
-def clamp_range(op: str, args: dict[str, Any]) -> tuple[float | None, float | None] | None:
+def clamp_range(op: str, args: dict[str, Any]) -> Bounds | None:
     """Bounds of a ReLU-like op, None when ``op`` is not one."""
     if op == "aten.relu":
         return 0.0, None
@@ -234,7 +234,7 @@ def clamp_range(op: str, args: dict[str, Any]) -> tuple[float | None, float | No
     return None
 
 
-def saturates(bounds: tuple[float | None, float | None], qparams: QParams | None) -> bool:
+def saturates(bounds: Bounds, qparams: QParams | None) -> bool:
     """True when quantising with ``qparams`` already clamps to ``bounds``."""
     if qparams is None:
         return False
@@ -242,7 +242,7 @@ def saturates(bounds: tuple[float | None, float | None], qparams: QParams | None
     return (bounds[0] is None or low >= bounds[0]) and (bounds[1] is None or high <= bounds[1])
 
 
-def _bounds(call: Call) -> tuple[float | None, float | None]:
+def _bounds(call: Call) -> Bounds:
     bounds = clamp_range(call.op, call.args)
     return (None, None) if bounds is None else bounds
 
@@ -267,16 +267,17 @@ def lower_clamp(low: Lowering, call: Call) -> Value:
     On codes: MUL by one with the clamp as its activation, because XNNPACK has no int8 RELU. In
     float: RELU, RELU6, RELU_N1_TO_1, or MAXIMUM and MINIMUM.
     """
-    x, bounds = call["self"], _bounds(call)
+    x: Value = call["self"]
+    bounds = _bounds(call)
     code = RELU_RANGES.get(bounds)
     if call.quantised:
-        one, activation = Const(np.float32(1.0)), low.activation(code or "NONE")
+        one, activation = real_scalar(1.0), low.activation(code or "NONE")
         return binary(low, "MUL", x, one, call.name, call.shape, call.qparams, activation)
     if code is not None:
         return unary(low, code, x, call.name)
     for operator, bound in (("MAXIMUM", bounds[0]), ("MINIMUM", bounds[1])):
         if bound is not None:
-            x = binary(low, operator, x, Const(np.float32(bound)), call.name, call.shape)
+            x = binary(low, operator, x, real_scalar(bound), call.name, call.shape)
     return x
 
 
@@ -363,7 +364,7 @@ def lower_silu(low: Lowering, call: Call) -> Value:
 def lower_hardsigmoid(low: Lowering, call: Call) -> Value:
     """RELU6(x + 3) / 6."""
     activation = low.activation("RELU6")
-    three, sixth = Const(np.float32(3.0)), Const(np.float32(1.0 / 6.0))
+    three, sixth = real_scalar(3.0), real_scalar(1.0 / 6.0)
     x = binary(low, "ADD", call["self"], three, f"{call.name}.sum", call.shape, None, activation)
     return binary(low, "MUL", x, sixth, call.name, call.shape)
 
@@ -371,13 +372,13 @@ def lower_hardsigmoid(low: Lowering, call: Call) -> Value:
 @lowers("aten.reciprocal")
 def lower_reciprocal(low: Lowering, call: Call) -> Value:
     """1 / x."""
-    return binary(low, "DIV", Const(np.float32(1.0)), call["self"], call.name, call.shape)
+    return binary(low, "DIV", real_scalar(1.0), call["self"], call.name, call.shape)
 
 
 @lowers("aten.log1p")
 def lower_log1p(low: Lowering, call: Call) -> Value:
     """LOG(x + 1)."""
-    one = Const(np.float32(1.0))
+    one = real_scalar(1.0)
     x = binary(low, "ADD", call["self"], one, f"{call.name}.sum", call.shape)
     return unary(low, "LOG", x, call.name)
 
@@ -390,7 +391,7 @@ def lower_softplus(low: Lowering, call: Call) -> Value:
     x, name = call["self"], call.name
     magnitude = unary(low, "ABS", x, f"{name}.abs")
     decay = unary(low, "EXP", unary(low, "NEG", magnitude, f"{name}.neg"), f"{name}.exp")
-    one = Const(np.float32(1.0))
+    one = real_scalar(1.0)
     tail = unary(low, "LOG", binary(low, "ADD", decay, one, f"{name}.one", x.shape), f"{name}.log")
     return binary(low, "ADD", unary(low, "RELU", x, f"{name}.relu"), tail, name, call.shape)
 

@@ -9,7 +9,7 @@ import numpy as np
 from .layout import identity, last
 from .lower_elementwise import binary
 from .lowering import Call, Lowering, bias_index, has_integer_weight, lowers
-from .values import Const, Value
+from .values import Const, Value, real_scalar
 
 __all__: list[str] = []
 
@@ -154,7 +154,7 @@ def lower_attention(low: Lowering, call: Call) -> Value:
     )
     shape = (*query.shape[:-1], key.shape[-2])
     scores = batch_matmul(low, query, keys, f"{call.name}.scores", shape)
-    scores = binary(low, "MUL", scores, Const(np.float32(scale)), f"{call.name}.scaled", shape)
+    scores = binary(low, "MUL", scores, real_scalar(scale), f"{call.name}.scaled", shape)
     if mask is not None:
         if isinstance(mask, Const) and mask.array.dtype == np.bool_:
             mask = Const(np.where(mask.array, 0.0, -1e9).astype(np.float32))

@@ -95,7 +95,7 @@ def lower_split(low: Lowering, call: Call) -> tuple[Value, ...]:
     """One SLICE per piece that is read."""
     value = low.tensor_of(_source(call), call.name)
     axis = int(call["dim"]) % len(value.shape)
-    read = {int(user.args[1]) for user in call.node.users}
+    read = {user.args[1] for user in call.node.users}
     pieces, begin = [], 0
     for i, meta in enumerate(call.node.meta["val"]):
         shape = tuple(meta.shape)

@@ -12,7 +12,7 @@ from .lower_conv import as_image, from_image, pair, place
 from .lower_elementwise import binary, unary
 from .lowering import Call, Lowering, lowers
 from .moves import padded, viewed
-from .values import Const, Value
+from .values import Const, Value, real_scalar
 
 __all__: list[str] = []
 
@@ -181,7 +181,7 @@ def _scaled_to_unit(
 ) -> Value:
     square = binary(low, "MUL", x, x, f"{name}.square", x.shape)
     power = reduce(low, call, "MEAN", square, axes, f"{name}.variance", True)
-    floor = Const(np.float32(eps))
+    floor = real_scalar(eps)
     power = binary(low, "ADD", power, floor, f"{name}.floor", power.shape)
     inverse = unary(low, "RSQRT", power, f"{name}.rsqrt")
     return binary(low, "MUL", x, inverse, f"{name}.unit", x.shape)

@@ -1,8 +1,8 @@
 """From the cleaned step graph to operators: the loop, and the services that lowerings use.
 
 Every ATen op has a :class:`Rule`. The loop decides for each node whether it runs on codes (all
-inputs quantised, one quantise node reads the result, and the rule has an integer kernel that XNNPACK
-takes) or as a float island between DEQUANTIZE and QUANTIZE. Islands stay inside the XNNPACK
+inputs quantised, quantise nodes alone read the result, and the rule has an integer kernel that
+XNNPACK takes) or as a float island between DEQUANTIZE and QUANTIZE. Islands stay inside the XNNPACK
 partition; an integer operator that XNNPACK refuses cuts it in two, which costs more.
 """
 
@@ -29,7 +29,11 @@ from .versions import op_version
 __all__ = ["Call", "Lowering", "Rule", "lowers", "supported_ops"]
 
 Operand = Value | Const
-RELU_RANGES = {(0.0, None): "RELU", (0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU_N1_TO_1"}
+RELU_RANGES: dict[tuple[float | None, float | None], str] = {
+    (0.0, None): "RELU",
+    (0.0, 6.0): "RELU6",
+    (-1.0, 1.0): "RELU_N1_TO_1",
+}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,12 @@ from spectral_edge.qparams import QParams
 from .builder import Quantization
 from .layout import Perm, Shape, physical
 
-__all__ = ["Const", "Value"]
+__all__ = ["Const", "Value", "real_scalar"]
+
+
+def real_scalar(value: float) -> Const:
+    """A constant of one real value."""
+    return Const(np.array(value, np.float32))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,105 @@
+"""The golden rollout of a bundle: what torch gives, hop by hop, on real input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from spectral_edge.program import StateSpec, StepProgram, TensorSpec
+
+__all__ = ["FLOAT_HOPS", "MAX_HOPS", "golden_rollout", "initial_code"]
+
+MAX_HOPS = 512  # enough for a proof of 500
+FLOAT_HOPS = 64  # float arrays are four times as large and prove no codes
+
+
+def golden_rollout(
+    program: StepProgram, reference: StepProgram | None = None
+) -> tuple[dict[str, NDArray[Any]], str]:
+    """Run the program closed loop in torch and collect integers.
+
+    Args:
+        program: float or quantised; its ``golden_inputs`` are used, or seeded noise without them.
+        reference: float program to run on the same inputs.
+
+    Returns:
+        Arrays ``input.<name>`` and ``output.<name>`` [hops, …one-hop shape], ``state.<name>`` after
+        the last hop, each in its deployed dtype; with ``reference`` also ``float.<output>`` and
+        ``float.hops``. And a word on where the inputs come from.
+    """
+    clips, source = _clips(program)
+    limit = MAX_HOPS if program.precision != "float32" else FLOAT_HOPS
+    hops = min(program.check_inputs(clips), limit)
+    inputs = [_hops(clip, spec, hops) for clip, spec in zip(clips, program.inputs, strict=True)]
+    coded = [_encode(x, spec) for x, spec in zip(inputs, program.inputs, strict=True)]
+    real = [_decode(x, spec) for x, spec in zip(coded, program.inputs, strict=True)]
+    outputs, states = _rollout(program, real)
+    arrays: dict[str, NDArray[Any]] = {}
+    for spec, codes in zip(program.inputs, coded, strict=True):
+        arrays[f"input.{spec.name}"] = codes
+    for spec, values in zip(program.outputs, outputs, strict=True):
+        arrays[f"output.{spec.name}"] = _encode(values, spec)
+    for (name, state), values in zip(program.states.items(), states, strict=True):
+        arrays[f"state.{name}"] = _encode(values, state)
+    if reference is not None:
+        floats, _ = _rollout(reference, inputs)
+        for spec, values in zip(program.outputs, floats, strict=True):
+            arrays[f"float.{spec.name}"] = values
+        arrays["float.hops"] = np.arange(hops, dtype=np.int32)
+    return arrays, source
+
+
+def initial_code(spec: StateSpec) -> NDArray[Any]:
+    """Initial value of a state at batch 1 in its deployed dtype."""
+    real = np.broadcast_to(np.asarray(spec.initial), spec.shape)
+    return _encode(real, spec)
+
+
+def _clips(program: StepProgram) -> tuple[tuple[torch.Tensor, ...], str]:
+    if program.golden_inputs is not None:
+        return tuple(clip[:1] for clip in program.golden_inputs), "calibration data"
+    generator = torch.Generator().manual_seed(0)
+    clips = []
+    for spec in program.inputs:
+        shape = list(spec.shape)
+        if spec.time_dim is not None:
+            shape[spec.time_dim] *= FLOAT_HOPS
+        clips.append(torch.randn(shape, generator=generator))
+    return tuple(clips), "noise (the program carries no calibration data)"
+
+
+def _hops(clip: torch.Tensor, spec: TensorSpec, hops: int) -> NDArray[Any]:
+    """Cut a clip into hops: [hops, …one-hop shape]."""
+    if spec.time_dim is None:
+        return np.repeat(clip.numpy()[None], hops, axis=0)
+    size = spec.shape[spec.time_dim]
+    cut = clip.narrow(spec.time_dim, 0, hops * size)
+    return np.stack([part.numpy() for part in torch.split(cut, size, spec.time_dim)])
+
+
+def _encode(values: NDArray[Any], spec: TensorSpec | StateSpec) -> NDArray[Any]:
+    if spec.qparams is not None:
+        return spec.qparams.quantize(values)
+    return np.ascontiguousarray(values, dtype=spec.dtype)
+
+
+def _decode(codes: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
+    return spec.qparams.dequantize(codes) if spec.qparams is not None else codes
+
+
+def _rollout(
+    program: StepProgram, inputs: list[NDArray[Any]]
+) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+    """Outputs of every hop, stacked, and the final states; real values."""
+    states = program.initial_states(1)
+    collected: list[list[NDArray[Any]]] = [[] for _ in program.outputs]
+    with torch.no_grad():
+        for hop in range(len(inputs[0])):
+            frame = [torch.from_numpy(np.ascontiguousarray(x[hop])) for x in inputs]
+            outputs, states = program.step(frame, states)
+            for rows, value in zip(collected, outputs, strict=True):
+                rows.append(value.numpy().copy())
+    return [np.stack(rows) for rows in collected], [s.numpy().copy() for s in states]
