@@ -13,3 +13,5 @@ FLOAT_ENGINES_PCM = 1  # int16 steps between two engines of one float32 program
 RSS_GROWTH_BYTES = 1_000_000  # of a process over hundreds of thousands of hops
 TFLITE_RUNTIME_TINY_CODES_EQUAL = 0.93  # builtin kernels round twice; tiny is all requantisation
 TFLITE_RUNTIME_MAX_CODES = 6  # largest code difference of the old runtime (measured per op)
+RECONSTRUCTION_RELATIVE = 1e-5  # float32 analysis and synthesis with an identity mask, of the peak
+FEATURE_ABSOLUTE = 2e-3  # float32 features against float64 formulas; |X|^0.3 is steep at zero
