@@ -10,7 +10,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from spectral_edge.errors import SpecError
 
@@ -140,7 +140,9 @@ class AxisTransform(nn.Module):
             self.synthesis.mul_((self.scale / scale)[None, :])
             self.scale.copy_(scale)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: object) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *rest: object
+    ) -> None:
         super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[arg-type]
         if not self.learned:
             loaded = self.scale.clone()
