@@ -68,7 +68,7 @@ class Bundle:
         path = Path(path)
         contents = read_contents(path)
         if MANIFEST not in contents:
-            raise ManifestError(f"{path} has no {MANIFEST}; this is not a bundle")
+            raise ManifestError(f"{path} has no {MANIFEST}: damaged, or not a bundle; copy it again")
         manifest = parse_manifest(contents.pop(MANIFEST))
         _check_members(manifest, contents, path)
         return cls(manifest, contents, path)

@@ -81,9 +81,9 @@ def _check(value: Any, schema: dict[str, Any], root: dict[str, Any], path: str) 
     forms = schema.get("anyOf")
     if forms and all(_check(value, form, root, path) for form in forms):
         return f"{where} has none of the {len(forms)} forms allowed"
-    if "const" in schema and value != schema["const"]:
+    if "const" in schema and not _same(value, schema["const"]):
         return f"{where} is {_short(value)}, must be {schema['const']!r}"
-    if "enum" in schema and value not in schema["enum"]:
+    if "enum" in schema and not any(_same(value, allowed) for allowed in schema["enum"]):
         return f"{where} is {_short(value)}, must be one of {', '.join(map(str, schema['enum']))}"
     if "type" in schema:
         types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
@@ -152,6 +152,11 @@ def _check_object(
         if bad := _check(item, rule, root, here):
             return bad
     return None
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Compare like JSON: true is not 1."""
+    return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
 
 
 def _short(value: Any) -> str:

@@ -207,7 +207,7 @@ def _onnx_model(weights: Weights, bins: int, precision: str) -> bytes:
             nodes.append(helper.make_node("DequantizeLinear", args, [bias]))
         else:
             weight = constant(f"{name}.w", w.astype(np.float32) * scale)
-            bias = constant(f"{name}.b", weights.biases[name] * bias_scale)
+            bias = constant(f"{name}.b", (weights.biases[name] * bias_scale).astype(np.float32))
         nodes.append(helper.make_node("Conv", [joined, weight, bias], [f"{name}.y"]))
         quantize(f"{name}.y", target, ACTIVATIONS[name])
     nodes.append(helper.make_node("Sigmoid", [dequantize("logit", LOGIT)], ["mask.y"]))
