@@ -15,3 +15,12 @@ TFLITE_RUNTIME_TINY_CODES_EQUAL = 0.93  # builtin kernels round twice; tiny is a
 TFLITE_RUNTIME_MAX_CODES = 6  # largest code difference of the old runtime (measured per op)
 RECONSTRUCTION_RELATIVE = 1e-5  # float32 analysis and synthesis with an identity mask, of the peak
 FEATURE_ABSOLUTE = 2e-3  # float32 features against float64 formulas; |X|^0.3 is steep at zero
+
+# Fixed-point STFT against float64 with the ideal window (design, numerical contract).
+STFT_SNR_DB = {64: 128.0, 512: 128.0, 1024: 122.0}  # up to this n_fft, at every level
+STFT_WORST_FRAME_DB = 118.0  # any single frame of any signal, n_fft <= 1024
+FEATURE_ABSOLUTE_Q16 = 1.0  # in units of 2^-16, or
+FEATURE_RELATIVE = 1e-5  # of the value, whichever is larger
+LOG_TABLE_DB = 0.02  # |X|^c through log2 and exp2
+EXPAND_TABLE_DB = 0.05  # and back
+FLOAT_ENGINE_ABSOLUTE = 1e-5  # float32 engines against torch, values around 1
