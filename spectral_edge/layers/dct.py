@@ -20,7 +20,7 @@ TRANSFORMS = ("dct", "fourier", "haar", "random", "identity")
 
 
 def dct_matrix(n: int) -> Tensor:
-    """Return the orthonormal DCT-II matrix, float64[n, n]; row k is the basis function of frequency k.
+    """Return the orthonormal DCT-II matrix, float64[n, n]; row k has frequency k.
 
     ``D[0, i] = 1/√n``, ``D[k, i] = √(2/n)·cos(π(i + ½)k/n)``.
     """
@@ -32,7 +32,7 @@ def dct_matrix(n: int) -> Tensor:
 
 
 def _fourier_matrix(n: int) -> Tensor:
-    """Real Fourier basis, rows ordered DC, cos 1, sin 1, cos 2, sin 2, …"""
+    """Real Fourier basis, rows ordered DC, cos 1, sin 1, cos 2, sin 2, …."""
     i = torch.arange(n, dtype=torch.float64)
     rows = [torch.full((n,), 1.0 / math.sqrt(n), dtype=torch.float64)]
     for k in range(1, n // 2 + 1):
@@ -84,7 +84,8 @@ def transform_matrix(name: str, n: int) -> Tensor:
     if name == "random":
         generator = torch.Generator().manual_seed(n)
         gauss = torch.randn(n, n, generator=generator, dtype=torch.float64)
-        return torch.linalg.qr(gauss)[0].T.contiguous()
+        result: Tensor = torch.linalg.qr(gauss)[0].T.contiguous()
+        return result
     if name == "identity":
         return torch.eye(n, dtype=torch.float64)
     raise SpecError(f"transform is {name!r}, must be one of {', '.join(TRANSFORMS)}")
@@ -107,6 +108,7 @@ class AxisTransform(nn.Module):
 
     analysis: Tensor
     synthesis: Tensor
+    scale: Tensor
 
     def __init__(
         self, name: str, length: int, keep: int | None = None, *, learned: bool = False
@@ -143,7 +145,7 @@ class AxisTransform(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, *rest: object
     ) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[arg-type]
+        super()._load_from_state_dict(state_dict, prefix, *rest)
         if not self.learned:
             loaded = self.scale.clone()
             self.scale.fill_(1.0)

@@ -54,13 +54,15 @@ class PatchEmbedding(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         if self.past:
             features = F.pad(features, (0, 0, self.past, 0))
-        return self.conv(features).flatten(2).transpose(1, 2)
+        result: Tensor = self.conv(features).flatten(2).transpose(1, 2)
+        return result
 
 
 def resize_kernel(kernel: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize patch-embedding weights so that resized patches give the same tokens (FlexiViT).
 
-    With R the bilinear resize of a patch as a matrix, the new kernel is the least-squares solution of
+    With R the bilinear resize of a patch as a matrix, the new kernel is the least-squares solution
+    of
     ``<R x, w'> = <x, w>`` for all patches x: ``w' = pinv(Rᵀ)·w``. Plain interpolation of the kernel
     would change the size of the tokens. Exact when the patch grows.
 
@@ -79,7 +81,8 @@ def resize_kernel(kernel: Tensor, size: tuple[int, int]) -> Tensor:
     resize = F.interpolate(basis, size, mode="bilinear", align_corners=False, antialias=False)
     inverse = torch.linalg.pinv(resize.reshape(count, -1))  # [new, old]
     flat = kernel.double().flatten(2) @ inverse.T
-    return flat.reshape(*kernel.shape[:2], *size).to(kernel.dtype)
+    result: Tensor = flat.reshape(*kernel.shape[:2], *size).to(kernel.dtype)
+    return result
 
 
 def resize_positions(

@@ -46,7 +46,7 @@ class StarReLU(nn.Module):
 
 
 class GlobalFilterMixer(nn.Module):
-    """GFNet: one learned complex weight per channel and FFT coefficient, the same for every input."""
+    """GFNet: one learned complex weight per channel and FFT coefficient, for every input."""
 
     def __init__(self, channels: int, size: tuple[int, int]) -> None:
         super().__init__()
@@ -57,7 +57,8 @@ class GlobalFilterMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         spectrum = torch.fft.rfft2(x, norm="ortho") * torch.view_as_complex(self.weight)
-        return torch.fft.irfft2(spectrum, s=self.size, norm="ortho")
+        result: Tensor = torch.fft.irfft2(spectrum, s=self.size, norm="ortho")
+        return result
 
 
 class DynamicFilterMixer(nn.Module):
@@ -84,11 +85,12 @@ class DynamicFilterMixer(nn.Module):
         bank = torch.view_as_complex(self.bank)
         weight = torch.einsum("bfc,fhw->bchw", route.to(bank.dtype), bank)
         spectrum = torch.fft.rfft2(self.act(self.widen(x)), norm="ortho")
-        return self.narrow(torch.fft.irfft2(spectrum * weight, s=self.size, norm="ortho"))
+        result: Tensor = self.narrow(torch.fft.irfft2(spectrum * weight, s=self.size, norm="ortho"))
+        return result
 
 
 class FourierNeuralMixer(nn.Module):
-    """AFNO: a block-diagonal complex two-layer MLP on every FFT coefficient, then soft-shrinkage."""
+    """AFNO: a block-diagonal complex two-layer MLP on every FFT coefficient, soft-shrunk."""
 
     def __init__(
         self, channels: int, size: tuple[int, int], blocks: int = 4, shrink: float = 0.01
@@ -116,11 +118,12 @@ class FourierNeuralMixer(nn.Module):
         z = torch.view_as_complex(torch.relu(z))
         z = F.softshrink(self._layer(z, self.second, self.second_bias), self.shrink)
         mixed = torch.view_as_complex(z.contiguous()).flatten(3).permute(0, 3, 1, 2)
-        return x + torch.fft.irfft2(mixed, s=self.size, norm="ortho")
+        result: Tensor = x + torch.fft.irfft2(mixed, s=self.size, norm="ortho")
+        return result
 
 
 class FrequencyChannelAttention(nn.Module):
-    """FcaNet: squeeze every channel group with one DCT basis function, excite channels. No mixing."""
+    """FcaNet: squeeze a channel group with one DCT basis function, excite channels; no mixing."""
 
     basis: Tensor
 
@@ -142,7 +145,8 @@ class FrequencyChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         squeezed = (x * self.basis).sum(dim=(2, 3))
-        return x * self.excite(squeezed)[:, :, None, None]
+        result: Tensor = x * self.excite(squeezed)[:, :, None, None]
+        return result
 
 
 class DepthwiseMixer(nn.Module):

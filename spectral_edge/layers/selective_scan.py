@@ -1,7 +1,8 @@
 """Linear recurrences over time: parallel in training, one step at a time in a stream.
 
-``h[t] = a[t]·h[t-1] + b[t]`` is associative, so all frames can be had in log2(T) rounds of whole-array
-operations (Blelloch's scan) instead of T small ones. The gradient is the same recurrence backwards.
+``h[t] = a[t]·h[t-1] + b[t]`` is associative, so all frames can be had in log2(T) rounds of
+whole-array operations (Blelloch's scan) instead of T small ones. The gradient is the same
+recurrence backwards.
 """
 
 from __future__ import annotations
@@ -105,8 +106,8 @@ class SelectiveScan(nn.Module):
 
     ``forward``: u, delta float32[batch, frames, width], b, c float32[batch, frames, order] -> y
     float32[batch, frames, width]. While a model is exported the recurrence is written with
-    :func:`spectral_edge.layers.scan.scan`, which streamify follows; otherwise all frames are computed
-    at once. Both are the same function.
+    :func:`spectral_edge.layers.scan.scan`, which streamify follows; otherwise all frames are
+    computed at once. Both are the same function.
 
     Args:
         width: channels, each with a state of ``order`` values.
@@ -147,7 +148,7 @@ class SelectiveScan(nn.Module):
         sizes = [self.width, self.width, self.order, self.order]
 
         def cell(frame: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-            u_t, delta_t, b_t, c_t = frame.split(sizes, dim=1)
+            u_t, delta_t, b_t, c_t = frame.split(sizes, dim=1)  # type: ignore[no-untyped-call]
             return selective_step(u_t, delta_t, b_t, c_t, a, state)
 
         start = u.new_zeros(u.shape[0], self.width, self.order)

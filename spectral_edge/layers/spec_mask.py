@@ -1,9 +1,9 @@
 """SpecMask and SpecAugment: masking of log-mel windows while training.
 
-SpecMask mixes full-frequency masks and local time-frequency masks under one fixed budget, aligned to
-the patches of the network (idea: Makineni et al., arXiv 2508.21243; the algorithm's constants are not
-known to us, those here are ours). Both are frozen values that draw from a generator handed to them:
-the same generator state gives the same masks.
+SpecMask mixes full-frequency masks and local time-frequency masks under one fixed budget, aligned
+to the patches of the network (idea: Makineni et al., arXiv 2508.21243; the algorithm's constants
+are not known to us, those here are ours). Both are frozen values that draw from a generator handed
+to them: the same generator state gives the same masks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Masking:
     Attributes:
         probability: share of examples that are masked at all.
         fill: value of masked cells of the normalised features. 0 is their mean; the reference
-            pipelines mask before normalising, which is 0.467 on AudioSet and 0.615 on Speech Commands.
+            pipelines mask before normalising, which is 0.467 on AudioSet and 0.615 on Speech
+            Commands.
     """
 
     probability: float = 0.9
@@ -87,8 +88,9 @@ class SpecAugment(Masking):
 class SpecMask(Masking):
     """Full-frequency and local masks under one budget, aligned to patches.
 
-    The hidden area is exactly ``round(budget · P · mels)`` column-bins in every draw, where a column
-    is ``patch`` frames and P = ⌊frames/patch⌋ of them fit; frames behind the last column stay visible.
+    The hidden area is exactly ``round(budget · P · mels)`` column-bins in every draw, where a
+    column is ``patch`` frames and P = ⌊frames/patch⌋ of them fit; frames behind the last column
+    stay visible.
 
     Attributes:
         patch: frames of a patch.

@@ -1,11 +1,12 @@
 """Dynamic spectrum mixing: transform, weigh every band by its content, transform back.
 
-Idea: Hu and Yu, arXiv 2309.06721 (DSM). Its weight generator is not published in detail; what stands
-here is our reconstruction, and every choice is a knob.
+Idea: Hu and Yu, arXiv 2309.06721 (DSM). Its weight generator is not published in detail; what
+stands here is our reconstruction, and every choice is a knob.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -50,7 +51,7 @@ def band_edges(kind: str, coefficients: int, bands: int) -> list[int]:
 def _pooling(edges: list[int]) -> tuple[Tensor, Tensor]:
     """Return (average[bands, coefficients], membership[coefficients, bands])."""
     member = torch.zeros(edges[-1], len(edges) - 1)
-    for band, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
+    for band, (low, high) in enumerate(itertools.pairwise(edges)):
         member[low:high, band] = 1.0
     return (member / member.sum(dim=0)).T.contiguous(), member
 
@@ -61,8 +62,8 @@ class SpectrumWeights(nn.Module):
     Last layer and static term start at zero, so that every weight starts at exactly 1 and the mixer
     is an all-pass.
 
-    ``forward``: spectrum float32[batch, channels, kw, kh] (and the magnitude of DC when it was split
-    off, float32[batch, channels, 1, 1]) -> band weights float32[batch, channels, bw, bh];
+    ``forward``: spectrum float32[batch, channels, kw, kh] (and the magnitude of DC when it was
+    split off, float32[batch, channels, 1, 1]) -> band weights float32[batch, channels, bw, bh];
     ``spread``: band weights -> float32[batch, channels, kw, kh].
 
     Args:
@@ -72,7 +73,8 @@ class SpectrumWeights(nn.Module):
         bands: ``linear`` or ``dyadic``, see :func:`band_edges`.
         gate: ``sigmoid`` (2·sigmoid), ``softmax`` (over bands, times their number) or ``tanh1p``.
         reduction: ρ; hidden width of the channel MLP is C/ρ.
-        generator: ``channel_mlp`` (C→C/ρ→C, shared over bands) or ``band_mlp`` (bands→4·bands→bands,
+        generator: ``channel_mlp`` (C→C/ρ→C, shared over bands) or ``band_mlp``
+            (bands→4·bands→bands,
             shared over channels).
         activation: of the hidden layer: ``gelu`` or ``relu6``.
     """
@@ -118,7 +120,7 @@ class SpectrumWeights(nn.Module):
             self.first = nn.Linear(count, 4 * count)
             self.second = nn.Linear(4 * count, count)
         self.static = nn.Parameter(torch.zeros(channels, *self.shape))
-        nn.init.zeros_(self.second.weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.second.weight)
         nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
 
     def set_scale(self, scale_w: Tensor, scale_h: Tensor) -> None:
@@ -145,7 +147,8 @@ class SpectrumWeights(nn.Module):
         if self.gate == "tanh1p":
             return 1.0 + torch.tanh(z)
         count = self.shape[0] * self.shape[1]
-        return count * torch.softmax(z.flatten(2), dim=2).unflatten(2, self.shape)
+        result: Tensor = count * torch.softmax(z.flatten(2), dim=2).unflatten(2, self.shape)  # type: ignore[no-untyped-call]
+        return result
 
     def spread(self, weights: Tensor) -> Tensor:
         """Repeat every band's weight over its coefficients."""
@@ -156,9 +159,9 @@ class SpectrumWeights(nn.Module):
 class SpectrumMixing(nn.Module):
     """Token mixing in the spectrum of the token grid, between the mixer's two 1×1 convolutions.
 
-    ``S = D_H·v·D_Wᵀ``; ``v' = D_Hᵀ·(S ⊙ w)·D_W`` with ``w`` from :class:`SpectrumWeights` (dynamic) or
-    a learned constant (static). The spectrum lies transposed in memory (width axis before height),
-    which saves one transposition each way.
+    ``S = D_H·v·D_Wᵀ``; ``v' = D_Hᵀ·(S ⊙ w)·D_W`` with ``w`` from :class:`SpectrumWeights` (dynamic)
+    or a learned constant (static). The spectrum lies transposed in memory (width axis before
+    height), which saves one transposition each way.
 
     ``forward``: float32[batch, channels, height, width] -> the same shape.
 
@@ -240,8 +243,9 @@ class SpectrumMixing(nn.Module):
             self.generator.set_scale(scale_w, scale_h)
 
     def spectrum(self, x: Tensor) -> Tensor:
-        """Return the coefficients, float32[batch, channels, kept along width, kept along height]."""
-        return self.along_h(self.along_w(x).transpose(2, 3))
+        """Return coefficients, float32[batch, channels, kept along width, kept along height]."""
+        result: Tensor = self.along_h(self.along_w(x).transpose(2, 3))
+        return result
 
     def from_spectrum(self, spectrum: Tensor) -> Tensor:
         """Return the token grid of a spectrum as :meth:`spectrum` lays it out."""

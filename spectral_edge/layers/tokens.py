@@ -83,10 +83,8 @@ def fold_norm(norm: nn.Module, linear: nn.Linear) -> nn.Module:
     factor, shift = norm.factor_and_shift()
     with torch.no_grad():
         offset = linear.weight @ shift
-        if linear.bias is None:
-            linear.bias = nn.Parameter(offset.clone())
-        else:
-            linear.bias.add_(offset)
+        bias: Tensor | None = getattr(linear, "bias", None)
+        linear.bias = nn.Parameter(offset if bias is None else bias + offset)
         linear.weight.mul_(factor)
     return nn.Identity()
 
@@ -143,9 +141,9 @@ class SelfAttention(nn.Module):
 class RecentTokens(nn.Module):
     """The newest ``count`` values of every channel at every token, zeros before the first.
 
-    ``forward``: float32[batch, tokens, width] -> float32[batch, tokens, width, count], oldest first.
-    A stream keeps ``count`` - 1 tokens. Exported as a depth-wise convolution with unit kernels, which
-    is exact in integers too; computed as a view otherwise.
+    ``forward``: float32[batch, tokens, width] -> float32[batch, tokens, width, count], oldest
+    first. A stream keeps ``count`` - 1 tokens. Exported as a depth-wise convolution with unit
+    kernels, which is exact in integers too; computed as a view otherwise.
     """
 
     pick: Tensor
@@ -161,15 +159,16 @@ class RecentTokens(nn.Module):
             return F.pad(x, (0, 0, self.count - 1, 0)).unfold(1, self.count, 1)
         columns = F.pad(x.transpose(1, 2).unsqueeze(3), (0, 0, self.count - 1, 0))
         recent = F.conv2d(columns, self.pick, groups=self.width)
-        return recent.squeeze(3).transpose(1, 2).unflatten(2, (self.width, self.count))
+        result: Tensor = recent.squeeze(3).transpose(1, 2).unflatten(2, (self.width, self.count))  # type: ignore[no-untyped-call]
+        return result
 
 
 class RecentAttention(nn.Module):
     """Causal attention to the newest ``window`` tokens, with a learned bias per head and distance.
 
-    The bias starts as ALiBi's (−slope · distance) and replaces absolute positions, so the function is
-    the same at every time: a key/value ring streams it. Before the first token stand zero keys and
-    values; they take part, in a clip as in a stream.
+    The bias starts as ALiBi's (−slope · distance) and replaces absolute positions, so the function
+    is the same at every time: a key/value ring streams it. Before the first token stand zero keys
+    and values; they take part, in a clip as in a stream.
     """
 
     def __init__(self, width: int, heads: int, window: int) -> None:

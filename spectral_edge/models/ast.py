@@ -1,8 +1,8 @@
 """Audio Spectrogram Transformer with square or full-frequency patches (FFTP).
 
 Backbone: Gong et al., "AST" (ViT with class and distillation token), counted against its published
-sizes. Full-frequency patches: Makineni et al., arXiv 2508.21243; the patch width is a knob here, and
-results are our reconstruction. The edge sizes and the causal form are ours.
+sizes. Full-frequency patches: Makineni et al., arXiv 2508.21243; the patch width is a knob here,
+and results are our reconstruction. The edge sizes and the causal form are ours.
 """
 
 from __future__ import annotations
@@ -129,7 +129,8 @@ class AstBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        result: Tensor = x + self.mlp(self.norm2(x))
+        return result
 
     def fold(self) -> None:
         """Fold BatchNorm into the linear layers behind it, in place (eval mode)."""
@@ -176,7 +177,7 @@ class Ast(nn.Module):
         self.head = nn.Linear(size.width, size.classes)
 
     def encode(self, tokens: Tensor) -> Tensor:
-        """Run the blocks over embedded patches (with prefix and positions), before the last norm."""
+        """Run the blocks over embedded patches, before the last norm."""
         result: Tensor = self.blocks(tokens)
         return result
 
@@ -185,7 +186,8 @@ class Ast(nn.Module):
         x = self.patch(features)
         if self.prefix is not None:
             x = torch.cat((self.prefix.expand(x.shape[0], -1, -1), x), dim=1)
-        return x if self.positions is None else x + self.positions
+        result: Tensor = x if self.positions is None else x + self.positions
+        return result
 
     def forward(self, features: Tensor) -> Tensor:
         x = self.encode(self.embed(features))

@@ -50,7 +50,8 @@ class AumSize:
         width: d; the mixer works at 2·d.
         layers: Mamba blocks.
         order: state values per channel.
-        directions: ``fo_fo`` (one causal scan), ``fo_bi`` (second, reversed scan with its own decay)
+        directions: ``fo_fo`` (one causal scan), ``fo_bi`` (second, reversed scan with its own
+            decay)
             or ``bi_bi`` (separate branch for the reversed sequence, halved).
         window: (frames, mels).
         patch: (frames, mels).
@@ -127,7 +128,7 @@ SIZES = {
 
 
 class MambaBranch(nn.Module):
-    """Causal convolution, projections and scan(s) of one direction: u -> y, both [batch, tokens, inner]."""
+    """Causal convolution, projections and scan(s) of one direction, [batch, tokens, inner]."""
 
     def __init__(self, size: AumSize, *, second_scan: bool) -> None:
         super().__init__()
@@ -188,7 +189,8 @@ class MambaBlock(nn.Module):
         self.mixer = MambaMixer(size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.mixer(self.norm(x))
+        result: Tensor = x + self.mixer(self.norm(x))
+        return result
 
 
 class Aum(nn.Module):
@@ -296,8 +298,8 @@ def aum_model(name: str, **changes: Any) -> Aum:
 def resized_from_square(model: Aum, patch: int, stride: int | None = None) -> Aum:
     """Return a full-frequency model that starts from a square-patch one.
 
-    The kernel is resized by the pseudo-inverse method; the position table, whose class token sits in
-    the middle, is averaged over mel and interpolated over time; everything else is copied.
+    The kernel is resized by the pseudo-inverse method; the position table, whose class token sits
+    in the middle, is averaged over mel and interpolated over time; everything else is copied.
 
     Args:
         model: window form with square (or other) patches.

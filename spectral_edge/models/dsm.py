@@ -1,8 +1,8 @@
 """DSM (dynamic spectrum mixer) for images and log-mel windows: our reconstruction.
 
-Idea: Hu and Yu, arXiv 2309.06721: token mixing by a DCT of the token grid, weights that depend on the
-content, and the inverse DCT. Sizes, depths and the weight generator are not published; those here are
-ours, and no table of the paper is reproduced.
+Idea: Hu and Yu, arXiv 2309.06721: token mixing by a DCT of the token grid, weights that depend on
+the content, and the inverse DCT. Sizes, depths and the weight generator are not published; those
+here are ours, and no table of the paper is reproduced.
 
 Block: ``x += γ1·W_out(mix(W_in(norm x)))``; ``x += γ2·MLP(norm x)``. With ``norm="ln"`` the norms
 stand where written (LayerNorm over channels). With ``norm="bn"``, for integer engines, BatchNorm
@@ -124,7 +124,8 @@ class DsmBlock(nn.Module):
         y = self.leave(self.mix(self.enter(self.norm1(x))))
         x = x + self.drop(y if self.scale1 is None else self.scale1 * y)
         y = self.narrow(self.act(self.widen(self.norm2(x))))
-        return x + self.drop(y if self.scale2 is None else self.scale2 * y)
+        result: Tensor = x + self.drop(y if self.scale2 is None else self.scale2 * y)
+        return result
 
 
 _STATIC_KNOBS = ("transform", "spec_keep", "weights", "dc_split")
@@ -152,8 +153,8 @@ class DropPath(nn.Module):
 class Dsm(nn.Module):
     """Pyramid of spectrum-mixing blocks with a classifier.
 
-    ``forward``: features float32[batch, channels, height, width] (log-mel: [batch, 1, frames, mels])
-    -> logits float32[batch, classes].
+    ``forward``: features float32[batch, channels, height, width] (log-mel: [batch, 1, frames,
+    mels]) -> logits float32[batch, classes].
 
     Args:
         size: a row of :data:`SIZES`, or your own.
@@ -181,7 +182,8 @@ class Dsm(nn.Module):
         unit = 4 * 2 ** (stages - 1)
         if height % unit or width % unit:
             raise SpecError(
-                f"input is {height}×{width}, {stages} stages need multiples of {unit}: pad or resize"
+                f"input is {height}×{width}, {stages} stages need multiples of {unit}: "
+                "pad or resize"
             )
         pad = (size.stem - 4 + 1) // 2
         self.stem = nn.Conv2d(channels, size.widths[0], size.stem, stride=4, padding=pad)

@@ -1,14 +1,15 @@
 """DSM as a stream: a DCT over the bands of a column, a sliding DCT over the newest columns.
 
-Every ``patch`` frames give one column of tokens. The mixer transforms the newest K columns (a ring of
-K - 1 remains between steps), weighs the spectrum, and synthesises the newest column only, which is one
-row of the inverse. Everything is causal, so streamify takes it. The layout is our own choice; see
-:mod:`spectral_edge.models.dsm` for the idea and its source.
+Every ``patch`` frames give one column of tokens. The mixer transforms the newest K columns (a ring
+of K - 1 remains between steps), weighs the spectrum, and synthesises the newest column only, which
+is one row of the inverse. Everything is causal, so streamify takes it. The layout is our own
+choice; see :mod:`spectral_edge.models.dsm` for the idea and its source.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,8 +65,8 @@ class SlidingSpectrumMixing(nn.Module):
 
     ``forward``: float32[batch, channels, columns, bands] -> the same shape, causal in columns.
 
-    The transform along columns is a depth-wise convolution whose K outputs per channel are the rows of
-    the DCT; the constant matrices pool, spread and invert as 1×1 group convolutions and linears.
+    The transform along columns is a depth-wise convolution whose K outputs per channel are the rows
+    of the DCT; the constant matrices pool, spread and invert as 1×1 group convolutions and linears.
     """
 
     rows: Tensor
@@ -90,7 +91,7 @@ class SlidingSpectrumMixing(nn.Module):
         for axis, count, parts in (("t", columns, pool[0]), ("f", bands, pool[1])):
             edges = band_edges("linear", count, parts)
             member = torch.zeros(count, len(edges) - 1)
-            for i, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
+            for i, (low, high) in enumerate(itertools.pairwise(edges)):
                 member[low:high, i] = 1.0
             constants[f"average_{axis}"] = (member / member.sum(dim=0)).T.contiguous()
             constants[f"member_{axis}"] = member
@@ -105,7 +106,7 @@ class SlidingSpectrumMixing(nn.Module):
         nn.init.zeros_(self.second.bias)
 
     def weights(self, spectrum: Tensor) -> Tensor:
-        """Return band weights of |S|[batch, C, K, columns, bands] as [batch, C, K, columns, bands]."""
+        """Return the weight of every coefficient, float32[batch, C, K, columns, bands]."""
         size = spectrum.abs().permute(0, 3, 1, 4, 2)  # [batch, columns, C, bands, K]
         pooled = F.linear(F.linear(size, self.average_t).transpose(3, 4), self.average_f)
         z = self.second(self.act(self.first(pooled.permute(0, 1, 3, 4, 2)))) + self.static
@@ -116,7 +117,7 @@ class SlidingSpectrumMixing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         past = F.pad(F.linear(x, self.across), (0, 0, self.columns - 1, 0))
         spectrum = F.conv2d(past, self.rows, groups=self.channels)
-        spectrum = spectrum.unflatten(1, (self.channels, self.columns))
+        spectrum = spectrum.unflatten(1, (self.channels, self.columns))  # type: ignore[no-untyped-call]
         weighted = (spectrum * self.weights(spectrum)).flatten(1, 2)
         newest = F.conv2d(weighted, self.newest, groups=self.channels)
         return F.linear(newest, self.back)
@@ -138,14 +139,15 @@ class DsmStreamBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.leave(self.mix(self.enter(x)))
-        return x + self.narrow(self.act(self.widen(x)))
+        result: Tensor = x + self.narrow(self.act(self.widen(x)))
+        return result
 
 
 class DsmStream(nn.Module):
     """Causal DSM over log-mel features.
 
-    ``forward``: features float32[batch, 1, frames, mels] -> logits float32[batch, columns, classes],
-    one row per ``patch[0]`` frames, time axis 1.
+    ``forward``: features float32[batch, 1, frames, mels] -> logits float32[batch, columns,
+    classes], one row per ``patch[0]`` frames, time axis 1.
 
     Raises:
         SpecError: mels that the patch does not divide.

@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from spectral_edge.errors import ParityError
 from spectral_edge.program import StepProgram, TensorSpec
-from spectral_edge.streaming.rewrite import Rewriter, Value
+from spectral_edge.streaming.attention import on_pairs
+from spectral_edge.streaming.rewrite import Rewriter
 from spectral_edge.streaming.rules import RULES
 from spectral_edge.streaming.trace import trace
 
@@ -24,7 +25,7 @@ TOLERANCE = 1e-5  # of the output's peak
 class _WindowRewriter(Rewriter):
     """Rewriting where no tensor has a time axis: shapes become concrete, nothing else changes."""
 
-    def _outputs(self, node: fx.Node) -> list[Value]:
+    def _outputs(self, node: fx.Node) -> list[Any]:
         return [self.env[leaf] for leaf in torch.utils._pytree.tree_leaves(node.args[0])]
 
 
@@ -43,7 +44,7 @@ def window_program(model: nn.Module, example: torch.Tensor) -> StepProgram:
     make = getattr(model, "deployable", None)
     ready: nn.Module = make() if callable(make) else copy.deepcopy(model).eval()
     clip = trace(ready, (example,), (None,))
-    rewriter = _WindowRewriter(clip, RULES)
+    rewriter = _WindowRewriter(clip, RULES, on_pairs)
     outputs = rewriter.run()
     module = rewriter.module(outputs)
     with torch.no_grad():

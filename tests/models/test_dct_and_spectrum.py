@@ -20,7 +20,7 @@ def test_every_transform_is_orthonormal(name: str, n: int) -> None:
     assert (matrix @ matrix.T - torch.eye(n, dtype=torch.float64)).abs().max() < 1e-13
 
 
-@pytest.mark.parametrize("n", (7, 16))
+@pytest.mark.parametrize("n", [7, 16])
 def test_dct_is_the_textbook_formula(n: int) -> None:
     x = torch.randn(n, dtype=torch.float64)
     i = torch.arange(n, dtype=torch.float64)
@@ -60,8 +60,8 @@ def test_band_edges(kind: str, count: int, bands: int, expected: list[int]) -> N
 
 
 @pytest.mark.parametrize("gate", GATES)
-@pytest.mark.parametrize("bands", ("linear", "dyadic"))
-@pytest.mark.parametrize("generator", ("channel_mlp", "band_mlp"))
+@pytest.mark.parametrize("bands", ["linear", "dyadic"])
+@pytest.mark.parametrize("generator", ["channel_mlp", "band_mlp"])
 def test_fresh_mixer_is_an_exact_allpass(gate: str, bands: str, generator: str) -> None:
     mixer = SpectrumMixing(8, (12, 10), gate=gate, bands=bands, generator=generator, spec_pool=4)
     x = torch.randn(2, 8, 12, 10)
@@ -87,8 +87,8 @@ def trained_looking(weights: str, **knobs: object) -> SpectrumMixing:
     return mixer
 
 
-@pytest.mark.parametrize("weights", ("dynamic", "learned", "allpass"))
-@pytest.mark.parametrize("keep", (1.0, 0.5))
+@pytest.mark.parametrize("weights", ["dynamic", "learned", "allpass"])
+@pytest.mark.parametrize("keep", [1.0, 0.5])
 def test_dc_split_and_band_scales_do_not_change_the_function(weights: str, keep: float) -> None:
     mixer = trained_looking(weights, spec_keep=keep)
     x = torch.randn(2, 8, 12, 16) + 3.0

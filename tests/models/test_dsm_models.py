@@ -101,7 +101,7 @@ def test_window_form_becomes_a_step_program_without_states() -> None:
     program = window_program(model, torch.randn(1, 1, 96, 64))
     assert not program.states
     x = torch.randn(1, 1, 96, 64)
-    torch.testing.assert_close(program.run(x), model(x), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(program.step((x,), ())[0][0], model(x), atol=1e-5, rtol=1e-4)
 
 
 def test_dsm_stream_is_causal_and_streams() -> None:

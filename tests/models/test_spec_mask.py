@@ -37,7 +37,7 @@ def test_area_is_exact_aligned_and_repeatable(
     assert np.array_equal(cells, again)
 
 
-@pytest.mark.parametrize("share", (0.0, 0.3, 0.6, 1.0))
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 1.0])
 def test_full_columns_take_their_share(share: float) -> None:
     mask = SpecMask(patch=4, budget=0.25, full_share=share)
     counts = []
