@@ -112,7 +112,6 @@ def time_paced(
 def quiet_gc() -> Iterator[None]:
     """Keep the garbage collector from running in between."""
     was_enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
-
 from spectral_edge.bundle import Bundle
 
 from .tflite import TfliteEngine
@@ -17,6 +15,8 @@ class LitertEngine(TfliteEngine):
     name = "litert"
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
+        from importlib.metadata import version
+
         from ai_edge_litert.interpreter import Interpreter
 
         super().__init__(bundle, threads, Interpreter, version("ai-edge-litert"))

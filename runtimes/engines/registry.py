@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from spectral_edge.bundle import Bundle
@@ -42,6 +41,8 @@ class EngineInfo:
     @property
     def version(self) -> str | None:
         """Installed version, or None."""
+        from importlib.metadata import PackageNotFoundError, version  # 10 ms, seldom needed
+
         for distribution in self.distributions:
             try:
                 return version(distribution)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version
 
 import numpy as np
 
@@ -36,6 +35,8 @@ class TfliteRuntimeEngine(TfliteEngine):
                 "tflite-runtime cannot run in a process that has loaded TensorFlow; "
                 "start a process of its own or use engine='litert'"
             )
+        from importlib.metadata import version
+
         from tflite_runtime.interpreter import Interpreter
 
         super().__init__(bundle, threads, Interpreter, version("tflite-runtime"))
