@@ -88,7 +88,7 @@ class CodeRule:
             multiplier, shift = 2**30, shift - 1
         if not 1 <= shift <= 62:
             raise SpecError(f"scale of the features is {scale}, must be between 2^-45 and 2^16")
-        limit = min(2**31 - 1, (1024 << shift) // multiplier)
+        limit = min(2**31 - 1, (1024 << shift) // multiplier + 1)
         return cls(multiplier, shift, limit, zero_point)
 
     def codes(self, value: Ints) -> NDArray[np.int8]:

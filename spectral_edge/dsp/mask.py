@@ -44,7 +44,8 @@ def _code_table(scale: float, zero_point: int, fraction: int, limit: int) -> NDA
 
 def to_fixed(values: NDArray[Any], fraction: int, limit: int) -> Ints:
     """float32 to fixed point: truncated towards zero, saturated; NaN becomes 0."""
-    x = np.asarray(values, np.float32) * np.float32(2.0**fraction)
+    with np.errstate(over="ignore", invalid="ignore"):
+        x = np.asarray(values, np.float32) * np.float32(2.0**fraction)
     bound = np.float32(limit)
     inside = np.where(np.abs(x) < bound, x, np.float32(0)).astype(np.int64)
     return np.where(x >= bound, limit, np.where(x <= -bound, -limit, inside))

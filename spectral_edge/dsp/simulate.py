@@ -177,8 +177,7 @@ class FrontendSimulation(nn.Module):
         compressed = self.compress(spectrum)
         power = spectrum.real.square() + spectrum.imag.square()
         parts = {
-            "mag": (power + TINY_POWER) ** (0.5 * self.frontend.compression)
-            - TINY_POWER ** (0.5 * self.frontend.compression),
+            "mag": power * (power + TINY_POWER) ** (0.5 * self.frontend.compression - 1.0),
             "re": compressed[..., 0, :, :],
             "im": compressed[..., 1, :, :],
         }

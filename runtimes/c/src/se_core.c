@@ -1,7 +1,7 @@
 /* Memory, choice of instruction set, scalar log2 and exp2. */
 #include "se_core.h"
 
-#if defined(SE_X86) && defined(_MSC_VER)
+#if defined(SE_HAS_X86) && defined(_MSC_VER)
 #include <intrin.h>
 #endif
 
@@ -26,7 +26,7 @@ void se_arena_open(se_arena *arena, void *memory) {
     if (memory) arena->base = (unsigned char *)memory + (SE_ALIGN - address % SE_ALIGN) % SE_ALIGN;
 }
 
-#if defined(SE_X86)
+#if defined(SE_HAS_X86)
 static int cpu_has(int isa) {
 #if defined(_MSC_VER)
     int leaf1[4], leaf7[4];
@@ -46,12 +46,12 @@ int se_isa_available(int isa) {
     case SE_AUTO:
     case SE_SCALAR:
         return 1;
-#if defined(SE_X86)
+#if defined(SE_HAS_X86)
     case SE_SSE41:
     case SE_AVX2:
         return cpu_has(isa) != 0;
 #endif
-#if defined(SE_NEON)
+#if defined(SE_HAS_NEON)
     case SE_NEON:
         return 1;
 #endif
@@ -61,11 +61,11 @@ int se_isa_available(int isa) {
 }
 
 const se_kernels *se_kernels_find(int isa) {
-#if defined(SE_X86)
+#if defined(SE_HAS_X86)
     if ((isa == SE_AUTO || isa == SE_AVX2) && cpu_has(SE_AVX2)) return &se_kernels_avx2;
     if ((isa == SE_AUTO || isa == SE_SSE41) && cpu_has(SE_SSE41)) return &se_kernels_sse41;
 #endif
-#if defined(SE_NEON)
+#if defined(SE_HAS_NEON)
     if (isa == SE_AUTO || isa == SE_NEON) return &se_kernels_neon;
 #endif
     return isa == SE_AUTO || isa == SE_SCALAR ? &se_kernels_scalar : NULL;

@@ -61,12 +61,12 @@ typedef struct se_kernels {
 
 extern const se_kernels se_kernels_scalar;
 #if defined(__x86_64__) || defined(_M_X64) || defined(__i386__) || defined(_M_IX86)
-#define SE_X86 1
+#define SE_HAS_X86 1
 extern const se_kernels se_kernels_sse41;
 extern const se_kernels se_kernels_avx2;
 #endif
 #if defined(__ARM_NEON) || defined(__ARM_NEON__)
-#define SE_NEON 1
+#define SE_HAS_NEON 1
 extern const se_kernels se_kernels_neon;
 #endif
 

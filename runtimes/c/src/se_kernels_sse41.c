@@ -1,6 +1,6 @@
 /* SSE4.1 on x86, chosen at run time; compiled without any flag on the command line. */
 #include "se_kernels.h"
-#if defined(SE_X86)
+#if defined(SE_HAS_X86)
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("sse4.1"))), apply_to = function)
 #elif defined(__GNUC__)

@@ -81,20 +81,20 @@ static inline vt vt_of(vi w) {
     return t;
 }
 static inline vi vi_rdm(vi a, vt w) {
-    const __m256i half = _mm256_set1_epi64x((int64_t)1 << 31);
+    const __m256i half = _mm256_set1_epi64x(1LL << 31);
     const vi a2 = _mm256_add_epi32(a, a); /* the product's high word is then the result */
     const vi even = _mm256_add_epi64(_mm256_mul_epi32(a2, w.even), half);
     const vi odd = _mm256_add_epi64(_mm256_mul_epi32(_mm256_srli_epi64(a2, 32), w.odd), half);
     return _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
 }
 static inline vi vi_rdm_any(vi a, vt w) {
-    const __m256i half = _mm256_set1_epi64x((int64_t)1 << 30);
+    const __m256i half = _mm256_set1_epi64x(1LL << 30);
     const vi even = _mm256_add_epi64(_mm256_mul_epi32(a, w.even), half);
     const vi odd = _mm256_add_epi64(_mm256_mul_epi32(_mm256_srli_epi64(a, 32), w.odd), half);
     return _mm256_blend_epi32(_mm256_srli_epi64(even, 31), _mm256_slli_epi64(odd, 1), 0xAA);
 }
 static inline vi vi_window(vi x, vi w, int e) {
-    const __m256i half = _mm256_set1_epi64x((int64_t)1 << (30 - e));
+    const __m256i half = _mm256_set1_epi64x(1LL << (30 - e));
     const vi even = _mm256_add_epi64(_mm256_mul_epi32(x, w), half);
     const vi odd = _mm256_add_epi64(
         _mm256_mul_epi32(_mm256_srli_epi64(x, 32), _mm256_srli_epi64(w, 32)), half);
@@ -102,7 +102,7 @@ static inline vi vi_window(vi x, vi w, int e) {
                               _mm256_sll_epi64(odd, _mm_cvtsi32_si128(1 + e)), 0xAA);
 }
 static inline vi vi_muls(vi a, uint32_t m, uint64_t h, int s) {
-    const __m256i mm = _mm256_set1_epi64x((int64_t)m), hh = _mm256_set1_epi64x((int64_t)h);
+    const __m256i mm = _mm256_set1_epi64x((long long)m), hh = _mm256_set1_epi64x((long long)h);
     const __m128i n = _mm_cvtsi32_si128(s);
     const vi even = _mm256_srl_epi64(_mm256_add_epi64(_mm256_mul_epu32(a, mm), hh), n);
     const vi odd = _mm256_srl_epi64(
@@ -198,20 +198,20 @@ static inline vt vt_of(vi w) {
     return t;
 }
 static inline vi vi_rdm(vi a, vt w) {
-    const __m128i half = _mm_set1_epi64x((int64_t)1 << 31);
+    const __m128i half = _mm_set1_epi64x(1LL << 31);
     const vi a2 = _mm_add_epi32(a, a);
     const vi even = _mm_add_epi64(_mm_mul_epi32(a2, w.even), half);
     const vi odd = _mm_add_epi64(_mm_mul_epi32(_mm_srli_epi64(a2, 32), w.odd), half);
     return _mm_blend_epi16(_mm_srli_epi64(even, 32), odd, 0xCC);
 }
 static inline vi vi_rdm_any(vi a, vt w) {
-    const __m128i half = _mm_set1_epi64x((int64_t)1 << 30);
+    const __m128i half = _mm_set1_epi64x(1LL << 30);
     const vi even = _mm_add_epi64(_mm_mul_epi32(a, w.even), half);
     const vi odd = _mm_add_epi64(_mm_mul_epi32(_mm_srli_epi64(a, 32), w.odd), half);
     return _mm_blend_epi16(_mm_srli_epi64(even, 31), _mm_slli_epi64(odd, 1), 0xCC);
 }
 static inline vi vi_window(vi x, vi w, int e) {
-    const __m128i half = _mm_set1_epi64x((int64_t)1 << (30 - e));
+    const __m128i half = _mm_set1_epi64x(1LL << (30 - e));
     const vi even = _mm_add_epi64(_mm_mul_epi32(x, w), half);
     const vi odd =
         _mm_add_epi64(_mm_mul_epi32(_mm_srli_epi64(x, 32), _mm_srli_epi64(w, 32)), half);
@@ -219,7 +219,7 @@ static inline vi vi_window(vi x, vi w, int e) {
                            _mm_sll_epi64(odd, _mm_cvtsi32_si128(1 + e)), 0xCC);
 }
 static inline vi vi_muls(vi a, uint32_t m, uint64_t h, int s) {
-    const __m128i mm = _mm_set1_epi64x((int64_t)m), hh = _mm_set1_epi64x((int64_t)h);
+    const __m128i mm = _mm_set1_epi64x((long long)m), hh = _mm_set1_epi64x((long long)h);
     const __m128i n = _mm_cvtsi32_si128(s);
     const vi even = _mm_srl_epi64(_mm_add_epi64(_mm_mul_epu32(a, mm), hh), n);
     const vi odd = _mm_srl_epi64(_mm_add_epi64(_mm_mul_epu32(_mm_srli_epi64(a, 32), mm), hh), n);

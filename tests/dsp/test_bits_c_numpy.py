@@ -1,0 +1,156 @@
+"""The compiled core and the NumPy golden model give the same bits, on every instruction set."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from spectral_edge import _native
+from spectral_edge._native import ISA, core
+from spectral_edge.dsp import fft
+from spectral_edge.dsp.engine_c import CoreEngine
+from spectral_edge.dsp.engine_numpy import GoldenEngine
+from spectral_edge.dsp.fixed import Buffers
+from spectral_edge.dsp.tables import exp2_table, log2_table, stft_tables
+from spectral_edge.frontend import WINDOWS, is_smooth
+from tests.conftest import ROOT
+from tests.golden.regenerate import FRONTEND_CASES, frontend_hash, frontend_line, plan_of
+
+if core() is None:
+    pytest.skip(_native.absence(), allow_module_level=True)
+
+ISAS = [name for name, index in ISA.items() if name != "auto" and core().se_isa_available(index)]
+SIZES = [n for n in range(64, 4097, 2) if is_smooth(n)]
+
+
+def test_every_exported_function_is_declared():
+    header = (ROOT / "runtimes/c/include/spectral_edge.h").read_text()
+    exported = set(re.findall(r"^SE_API .*?(se_\w+)\(", header, re.MULTILINE))
+    assert exported == set(_native.SIGNATURES)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(
+    ("frontend", "delay"), FRONTEND_CASES, ids=lambda v: getattr(v, "fingerprint", v)
+)
+def test_frontend_of_core_has_the_golden_hash(frontend, delay, isa):
+    line = frontend_line(frontend, delay)
+    golden = (ROOT / "tests/golden/hashes.txt").read_text()
+    expected = next(x for x in golden.splitlines() if x.startswith(line + " ")).split()[-1]
+    plan = plan_of(frontend, delay)
+    assert frontend_hash(CoreEngine(plan, isa), plan) == expected
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("n", SIZES)
+def test_fft_of_every_size(n, isa):
+    tables = stft_tables(n, n // 2, "sqrt_hann")
+    rng = np.random.default_rng(n)
+    library = core()
+    memory, handle = _native.allocate(
+        library.se_fft_size(n),
+        library.se_fft_init,
+        n,
+        tables.cosine.ctypes.data,
+        tables.sine.ctypes.data,
+        ISA[isa],
+    )
+    bound = (2**29 - 2**18) // (n // 2)
+    v = rng.integers(-bound, bound, n).astype(np.int32)
+    spectrum = [np.empty(n // 2 + 1, np.int32) for _ in range(2)]
+    library.se_fft_forward(handle, v.ctypes.data, *(s.ctypes.data for s in spectrum))
+    golden = fft.forward(v.astype(np.int64), tables.cosine, tables.sine)
+    np.testing.assert_array_equal(spectrum, golden)
+    for wild in (0, 1, 12, 31):  # spectra of any size, up to the limits of int32
+        x = rng.integers(-(2**wild), 2**wild, (2, n // 2 + 1)).astype(np.int32)
+        y = np.empty(n, np.int32)
+        shift = library.se_fft_inverse(handle, x[0].ctypes.data, x[1].ctypes.data, y.ctypes.data)
+        expected, s = fft.inverse(*x.astype(np.int64), tables.cosine, tables.sine)
+        np.testing.assert_array_equal(y, expected)
+        assert shift == s
+    del memory
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_tables_made_in_c_are_those_made_in_python(window):
+    library = core()
+    index = WINDOWS.index(window)
+    for n in SIZES[:: 1 if window == "sqrt_hann" else 6]:
+        a, b = np.empty(n, np.int32), np.empty(n, np.int32)
+        exponent = ctypes.c_int32()
+        for hop in (n // 2, n // 4) if n <= 512 else (n // 2,):
+            tables = stft_tables(n, hop, window)
+            status = library.se_make_dual(index, n, hop, a.ctypes.data, ctypes.byref(exponent))
+            if tables.condition > 2e-6:
+                assert status == 0
+                np.testing.assert_array_equal(a, tables.dual)
+                assert exponent.value == tables.dual_exponent
+        assert library.se_make_circle(n, a.ctypes.data, b.ctypes.data) == 0
+        np.testing.assert_array_equal(a, tables.cosine)
+        np.testing.assert_array_equal(b, tables.sine)
+        assert library.se_make_window(index, n, a.ctypes.data) == 0
+        np.testing.assert_array_equal(a, tables.window)
+        assert library.se_make_reference_log2(index, n) == tables.reference_log2
+
+
+def test_log_tables_made_in_c_are_those_made_in_python():
+    a, b = np.empty(257, np.int32), np.empty(257, np.int32)
+    core().se_make_log_tables(a.ctypes.data, b.ctypes.data)
+    np.testing.assert_array_equal(a, log2_table())
+    np.testing.assert_array_equal(b, exp2_table())
+
+
+def engines(plan, dtype):
+    """Core engines of all instruction sets and the golden one, with buffers."""
+    made = []
+    for engine in (*(CoreEngine(plan, isa) for isa in ISAS), GoldenEngine(plan)):
+        masks, biases = plan.head_channels
+        buffers = Buffers(
+            plan,
+            np.zeros(plan.hop_length, np.int16),
+            np.zeros((plan.channels, plan.bins), dtype),
+            np.zeros((masks, plan.bins), dtype),
+            np.zeros((biases, plan.bins), dtype),
+            np.zeros(plan.hop_length, np.int16),
+            "nchw",
+        )
+        engine.bind(buffers)
+        made.append((engine, buffers))
+    return made
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(FRONTEND_CASES),
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
+    st.lists(st.integers(0, 15), min_size=1, max_size=6),
+)
+def test_any_input_any_network(case, as_float, seed, shifts):
+    """Random PCM at random levels, random network outputs (also NaN and infinity)."""
+    plan = plan_of(*case)
+    rng = np.random.default_rng(seed)
+    streams = engines(plan, np.float32 if as_float else np.int8)
+    for shift in shifts:
+        pcm = (rng.integers(-32768, 32768, plan.hop_length) >> shift).astype(np.int16)
+        network = rng.integers(-128, 128, (4, plan.bins)).astype(np.int8)
+        if as_float:
+            network = network.astype(np.float32) * 10.0 ** rng.integers(-6, 7)
+            network[rng.random(network.shape) < 0.02] = rng.choice([np.nan, np.inf, -np.inf, 1e30])
+        for engine, buffers in streams:
+            buffers.pcm_in[:] = pcm
+            engine.analyze()
+            if buffers.mask is not None:
+                buffers.mask[:] = network[: len(buffers.mask)]
+            if buffers.bias is not None:
+                buffers.bias[:] = network[2 : 2 + len(buffers.bias)]
+            engine.synthesize()
+        _, golden = streams[-1]
+        for engine, buffers in streams[:-1]:
+            np.testing.assert_array_equal(buffers.features, golden.features)
+            np.testing.assert_array_equal(buffers.pcm_out, golden.pcm_out)
+            assert engine.state() == streams[-1][0].state()

@@ -1,0 +1,91 @@
+"""The C tests and examples, built by plain ``cc``, by CMake, with sanitizers, and for ARM."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+CC = os.environ.get("CC", "cc").split()[0]
+STRICT = ["-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wvla", "-Werror"]
+SOURCES = sorted(map(str, (ROOT / "runtimes/c/src").glob("*.c")))
+GOLDEN = ROOT / "tests/golden"
+
+pytestmark = pytest.mark.skipif(not shutil.which(CC), reason="no C compiler")
+
+
+def build(folder: Path, *flags: str, compiler: str = CC) -> dict[str, str]:
+    """Compile the core once and both test programs with it; returns their paths."""
+    command = [compiler, *STRICT, *flags, f"-I{ROOT}/runtimes/c/include"]
+    subprocess.run([*command, "-c", *SOURCES], check=True, cwd=folder)
+    objects = [f"{Path(source).stem}.o" for source in SOURCES]
+    programs = {}
+    for name in ("test_hashes", "test_vectors"):
+        source = f"{ROOT}/runtimes/c/test/{name}.c"
+        subprocess.run([*command, source, *objects, "-o", name], check=True, cwd=folder)
+        programs[name] = str(folder / name)
+    return programs
+
+
+def run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 77), done.stderr
+    return done.stdout
+
+
+def check_golden(programs: dict[str, str]) -> None:
+    for isa in ("scalar", "sse41", "avx2", "neon"):
+        said = run(programs["test_hashes"], f"{GOLDEN}/hashes.txt", isa)
+        assert said.split()[-1] in ("equal", "CPU")
+    assert "3 cases equal" in run(programs["test_vectors"], f"{GOLDEN}/stft_vectors.txt")
+
+
+def test_golden_files_in_c(tmp_path):
+    check_golden(build(tmp_path, "-O1"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimise", ["-O0", "-O3"])
+def test_golden_files_in_c_at_other_levels(tmp_path, optimise):
+    check_golden(build(tmp_path, optimise))
+
+
+@pytest.mark.slow
+def test_sanitizers_find_nothing(tmp_path):
+    flags = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    check_golden(build(tmp_path, *flags))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("cmake"), reason="cmake is not installed")
+def test_cmake_and_ctest(tmp_path):
+    source = str(ROOT / "runtimes/c")
+    run("cmake", "-S", source, "-B", str(tmp_path))
+    run("cmake", "--build", str(tmp_path), "-j2")
+    assert "100% tests passed" in run("ctest", "--test-dir", str(tmp_path))
+
+
+ARM = [
+    ("aarch64-linux-gnu-gcc", (), ["qemu-aarch64", "-cpu", "cortex-a53"]),
+    (
+        "arm-linux-gnueabihf-gcc",
+        ("-mcpu=cortex-a7", "-mfpu=neon"),
+        ["qemu-arm", "-cpu", "cortex-a7"],
+    ),
+    # no NEON; the frame runs on SMMULR, as on a Cortex-M4
+    ("arm-linux-gnueabihf-gcc", ("-march=armv7-a+fp",), ["qemu-arm", "-cpu", "cortex-a7"]),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("compiler", "flags", "emulator"), ARM, ids=["aarch64", "neon", "smmulr"])
+def test_golden_hashes_on_arm(tmp_path, compiler, flags, emulator):
+    if not shutil.which(compiler) or not shutil.which(emulator[0]):
+        pytest.skip(f"{compiler} or {emulator[0]} is not installed")
+    program = build(tmp_path, "-O3", "-static", *flags, compiler=compiler)["test_hashes"]
+    assert "hashes equal" in run(*emulator, program, f"{GOLDEN}/hashes.txt", "auto")
