@@ -16,6 +16,7 @@ FOLDERS = {
     "spectral_edge.converters": "converters",
     "spectral_edge.runtimes": "runtimes",
 }
+C_FLAGS = ["/O2"] if os.name == "nt" else ["-O3", "-std=c99", "-fvisibility=hidden"]
 
 
 def packages() -> list[str]:
@@ -53,7 +54,7 @@ core: dict[str, Any] = {
     "sources": sorted(path.as_posix() for path in Path("runtimes/c/src").glob("*.c")),
     "depends": sorted(path.as_posix() for path in Path("runtimes/c").glob("**/*.h")),
     "include_dirs": ["runtimes/c/include", "runtimes/c/src"],
-    "extra_compile_args": ["/O2"] if os.name == "nt" else ["-O3", "-std=c99", "-fvisibility=hidden"],
+    "extra_compile_args": C_FLAGS,
     "optional": True,  # without a compiler the NumPy golden model serves
 }
 
