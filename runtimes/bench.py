@@ -190,13 +190,15 @@ def _stream(hop_us: NDArray[np.float64], deadline_us: float) -> dict[str, Any]:
 def _declare(bundle: Bundle, session: Session) -> dict[str, Any]:
     frontend, manifest = bundle.frontend, bundle.manifest
     assert frontend is not None  # a session has one
-    member = manifest["formats"][session.streams[0].engine.kind]["member"]
+    file = manifest["formats"][session.streams[0].engine.kind]
+    member = file["member"]
     return {
         "name": bundle.name,
         "bundle_sha256": bundle.sha256,
         "precision": bundle.precision,
         "member": member,
         "bytes": len(bundle.member(member)),
+        "operators": file.get("operators", file.get("nodes")),
         "macs": manifest["macs"],
         "node_count": manifest["node_count"],
         "state_bytes": manifest["state_bytes"],

@@ -154,7 +154,7 @@ class LatencyReport:
             rows.append(_time_row("hop paced", self.paced))
         s, c, m = self.stream, self.cold_start, self.memory
         lines = [
-            f"{d['name']} ({d['precision']}, {d['bytes']:,} bytes, {d['node_count']} nodes, "
+            f"{d['name']} ({d['precision']}, {d['bytes']:,} bytes, {d['operators']} operators, "
             f"{d['macs']:,} MAC/hop) on {r['engine']} {r['version']}, {r['threads']} thread(s)",
             f"{self.device['model']}, {self.device['cores']} cores, governor {e['governor']}, "
             f"load {e['loadavg_before'][0]:.2f} → {e['loadavg_after'][0]:.2f}",
