@@ -5,6 +5,7 @@ from __future__ import annotations
 from .attention import BandMixing, ConvAttention, LocalBandAttention
 from .conv import CausalConv2d, DepthwiseSeparable, conv_norm
 from .resample import repeat_bins
+from .scan import scan
 from .temporal import TemporalBlock
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "TemporalBlock",
     "conv_norm",
     "repeat_bins",
+    "scan",
 ]

@@ -16,34 +16,18 @@ from typing import Any
 import torch
 from torch import fx
 
-from spectral_edge.streaming.rewrite import Rewriter, Value
+from spectral_edge.streaming import edges
+from spectral_edge.streaming.rewrite import Rewriter
 from spectral_edge.streaming.rules import RULES, register, same_op
+from spectral_edge.streaming.value import Pair, Value, refusal
 
-__all__ = ["Pair", "StaticPair"]
+__all__ = ["on_pairs"]
 
 _aten = torch.ops.aten
 KIND = "attention within a window"
 PROBE_LENGTHS = (64, 96, 640, 800)  # mask evaluated here; a window must be shorter than the last
 MASKED = -1e4  # additive masks below this mean "not allowed"
 NEVER = -1e9  # score of a frame that may not be seen
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Scores or weights of the newest frame against a window of frames, oldest first."""
-
-    node: fx.Node
-    clip: fx.Node
-    query: Value
-    window: int
-    masked: bool = False
-
-
-@dataclass(frozen=True)
-class StaticPair:
-    """A tensor over pairs of frames that depends on the number of frames only: a mask."""
-
-    clip: fx.Node
 
 
 @dataclass(frozen=True)
@@ -72,7 +56,7 @@ def find_mask(ctx: Rewriter, scores: fx.Node) -> Mask:
             if user not in seen and len(ctx.time_axes_of(user)) == 2:
                 seen.add(user)
                 frontier.append(user)
-    raise ctx.refuse(
+    raise refusal(
         scores,
         "it relates every frame to every other frame without a mask",
         "mask it to a window of past frames",
@@ -125,13 +109,13 @@ def _proved(
         allowed, bias = read(_evaluate(ctx, mask, length))
         rows = allowed.flatten(0, -3).any(0) if allowed.ndim > 2 else allowed
         if bool(rows.triu(1).any()):
-            raise ctx.refuse(node, "its mask lets a frame see later frames", "mask the future")
+            raise refusal(node, "its mask lets a frame see later frames", "mask the future")
         oldest = int(rows[-1].nonzero()[0])
         window = length - oldest
         if oldest == 0:
             continue  # may still be a window longer than this probe
         if found is not None and found.window != window:
-            raise ctx.refuse(node, "its window grows with the clip", "use a fixed window")
+            raise refusal(node, "its window grows with the clip", "use a fixed window")
         at = torch.arange(length)
         distance = at[:, None] - at[None, :]
         for what in (allowed, *([] if bias is None else [bias])):
@@ -139,14 +123,14 @@ def _proved(
             same = by_distance[..., distance.clamp(0, length - 1)] == what
             inside = (distance >= 0) & (distance < window)
             if not bool((same | ~inside).all()):
-                raise ctx.refuse(
+                raise refusal(
                     node, "its mask is not the same for every frame", "let it depend on distance"
                 )
         found = Mask(
             window, allowed[..., -1:, oldest:], None if bias is None else bias[..., -1:, oldest:]
         )
     if found is None:
-        raise ctx.refuse(
+        raise refusal(
             node, "a frame attends to all of the past", "mask it to a window of past frames"
         )
     return found
@@ -200,14 +184,14 @@ def _started(ctx: Rewriter, query: Value, window: int, ndim: int) -> fx.Node:
     """Return a bool node [1, …, window]: whether the frame of each key is inside the clip."""
     first_hop = torch.arange(window - 1, -1, -1, dtype=torch.int32) + query.offset
     ages = ctx.constant(first_hop, f"{ctx.name_here()}_key_age")
-    inside = ctx.emit(_aten.ge.Tensor, (ctx.clock(), ages))
+    inside = ctx.emit(_aten.ge.Tensor, (edges.clock(ctx), ages))
     return ctx.emit(_aten.view.default, (inside, [1] * (ndim - 1) + [window]))
 
 
 def _one_frame_per_hop(ctx: Rewriter, node: fx.Node, *values: Value) -> None:
     for v in values:
         if ctx.chunk(v) != 1 or not v.pure:
-            raise ctx.refuse(
+            raise refusal(
                 node, "attention over time needs one frame per hop", "avoid strides before it"
             )
 
@@ -222,7 +206,7 @@ def _scores_or_matmul(ctx: Rewriter, node: fx.Node, fallback: Callable[..., Any]
         return fallback(ctx, node)
     ndim = node.meta["val"].ndim
     if left.axis != ndim - 2 or right.axis != right.clip.meta["val"].ndim - 1:
-        raise ctx.refuse(node, "it relates all frames to each other", "attend within a window")
+        raise refusal(node, "it relates all frames to each other", "attend within a window")
     left, right = ctx.aligned([left, right])
     _one_frame_per_hop(ctx, node, left, right)
     mask = (
@@ -265,7 +249,7 @@ def _sdpa(ctx: Rewriter, node: fx.Node) -> Value:
         return same_op(ctx, node)  # attention inside a frame
     mask_node = given.get("attn_mask")
     if mask_node is None:
-        raise ctx.refuse(
+        raise refusal(
             node, "a frame attends to all of the past", "pass attn_mask with a window of frames"
         )
     query, key, value = ctx.aligned([query, key, value])
@@ -294,12 +278,12 @@ def on_pairs(ctx: Rewriter, node: fx.Node) -> Pair:
         return replace(pair, node=scores, clip=node, masked=True)
     axes = ctx.time_axes_of(node)
     if len(axes) != 2 or axes[1] != val.ndim - 1:
-        raise ctx.refuse(
+        raise refusal(
             node, "it rearranges or reduces scores over frames", "softmax over the last axis"
         )
     if node.target in (_aten.softmax.int, _aten.view.default, _aten.reshape.default):
         if node.target is _aten.softmax.int and node.args[1] not in (-1, val.ndim - 1):
-            raise ctx.refuse(node, "softmax runs over the queries", "softmax over the last axis")
+            raise refusal(node, "softmax runs over the queries", "softmax over the last axis")
         if node.target is not _aten.softmax.int:
             shape = ctx.step_shape(val)
             shape[-1] = pair.window
@@ -311,7 +295,7 @@ def on_pairs(ctx: Rewriter, node: fx.Node) -> Pair:
             return found.node
         if isinstance(found, Value) and found.axis is None:
             return found.node
-        raise ctx.refuse(node, "it combines scores with something else over time", "mask scores")
+        raise refusal(node, "it combines scores with something else over time", "mask scores")
 
     args = fx.map_arg(node.args, swap)
     return replace(pair, node=ctx.emit(node.target, args, dict(node.kwargs)), clip=node)

@@ -13,11 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from spectral_edge.errors import SpecError
 from spectral_edge.program import StepProgram, TensorSpec
-from spectral_edge.streaming.rewrite import Rewriter, Value
-from spectral_edge.streaming import attention, rules_time  # noqa: F401  (they register rules)
+from spectral_edge.streaming.optable import ON_PAIRS, RULES
 from spectral_edge.streaming.recurrent import opaque_recurrence
-from spectral_edge.streaming.rules import RULES
+from spectral_edge.streaming.rewrite import Rewriter
 from spectral_edge.streaming.trace import ClipGraph, trace
+from spectral_edge.streaming.value import Value
 from spectral_edge.streaming.verify import CHECK_LENGTHS, verify
 
 __all__ = ["streamify"]
@@ -71,11 +71,11 @@ def streamify(
 
 
 def _rewrite(clip: ClipGraph) -> StepProgram:
-    rewriter = Rewriter(clip, RULES)
+    rewriter = Rewriter(clip, RULES, ON_PAIRS)
     outputs = rewriter.run()
     delay = max(ceil(v.offset / v.rate) for v in outputs)
     if delay == 0 and StepProgram.LENGTH in {s.name for s in rewriter.states}:
-        rewriter = Rewriter(clip, RULES, flushes=False)
+        rewriter = Rewriter(clip, RULES, ON_PAIRS, flushes=False)
         outputs = rewriter.run()
     module = rewriter.module(outputs)
     states = rewriter.state_specs()

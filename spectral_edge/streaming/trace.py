@@ -49,6 +49,11 @@ class ClipGraph:
     frames: tuple[sympy.Symbol, ...]
     batch: tuple[sympy.Symbol, ...]
 
+    @property
+    def probe_batch(self) -> int:
+        """Batch at which sizes are compared unless another is given."""
+        return PROBE_BATCH
+
     def size(self, value: Any, frames: int, batch: int = PROBE_BATCH) -> int:
         """Evaluate a size (int or SymInt) at ``frames`` and ``batch``."""
         if isinstance(value, int):
