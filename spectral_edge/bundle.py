@@ -68,7 +68,9 @@ class Bundle:
         path = Path(path)
         contents = read_contents(path)
         if MANIFEST not in contents:
-            raise ManifestError(f"{path} has no {MANIFEST}: damaged, or not a bundle; copy it again")
+            raise ManifestError(
+                f"{path} has no {MANIFEST}: damaged, or not a bundle; copy it again"
+            )
         manifest = parse_manifest(contents.pop(MANIFEST))
         _check_members(manifest, contents, path)
         return cls(manifest, contents, path)
@@ -165,7 +167,7 @@ class Bundle:
 
         Axis i of the stored array is logical axis ``layout[i]``.
         """
-        axes = self.manifest["formats"][kind].get("layout", {}).get(tensor)
+        axes = self.manifest["formats"].get(kind, {}).get("layout", {}).get(tensor)
         return tuple(axes) if axes is not None else tuple(range(rank))
 
 
