@@ -24,3 +24,5 @@ FEATURE_RELATIVE = 1e-5  # of the value, whichever is larger
 LOG_TABLE_DB = 0.02  # |X|^c through log2 and exp2
 EXPAND_TABLE_DB = 0.05  # and back
 FLOAT_ENGINE_ABSOLUTE = 1e-5  # float32 engines against torch, values around 1
+W8A8_OPS_SQNR_DB = 20.0  # one op between int8 tensors, Gaussian data; the worst (exp chains) has 24
+SAME_PROGRAM_SNR_DB = 45.0  # audio of an engine against audio of torch, one program, int16 PCM
