@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ from spectral_edge.models import build, load_checkpoint, save_checkpoint
 
 from .clips import load_clips, load_pairs
 from .losses import enhancement_loss
-from .mixing import FULL_SCALE, Mixtures, change_speeds
+from .mixing import FULL_SCALE, Mixtures, change_speeds, shorten_pauses
 from .recipe import Recipe, load_recipe
 
 __all__ = ["EnhancementData", "EnhancementModule", "train"]
@@ -40,6 +43,8 @@ class EnhancementData(lightning.LightningDataModule):
         data, rate = recipe.data, frontend.sample_rate
         self.recipe, self.rate = recipe, rate
         clean = load_clips(data.clean, data.root, rate, "clean", recipe.seed)
+        if data.mix.compact:
+            clean = clean + [shorten_pauses(clip, rate) for clip in clean]
         self.clean = change_speeds(clean, data.mix.speeds, rate)
         self.noise = load_clips(data.noise, data.root, rate, "noise", recipe.seed)
         self.val_clean, self.val_noise = [], []
@@ -258,12 +263,24 @@ def train(
     module = EnhancementModule(parsed, frontend)
     weights = _WeightFiles(folder)
     show = sys.stderr.isatty() if progress is None else progress
-    trainer = _trainer(parsed, folder, weights, show, stop_after_epochs)
-    with warnings.catch_warnings():
-        # Lightning advises on worker counts and on one-step epochs; both are the recipe's choice.
-        warnings.filterwarnings("ignore", module=r"lightning\..*")
+    with _quiet_lightning():
+        trainer = _trainer(parsed, folder, weights, show, stop_after_epochs)
         trainer.fit(module, data, ckpt_path=str(checkpoint) if resume else None)
     return folder / "best.pt"
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Hide Lightning's notes on devices and its advice on workers: both are the recipe's choice."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\..*")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _trainer(
@@ -273,22 +290,20 @@ def _trainer(
     resume_file = ModelCheckpoint(
         dirpath=folder, filename="last", save_top_k=1, enable_version_counter=False
     )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"lightning\..*")
-        return lightning.Trainer(
-            max_epochs=run.epochs if stop is None else min(stop, run.epochs),
-            accelerator=run.accelerator,
-            devices=run.devices,
-            precision=run.precision,  # type: ignore[arg-type]
-            gradient_clip_val=run.clip_norm,
-            reload_dataloaders_every_n_epochs=1,
-            num_sanity_val_steps=0,
-            logger=TensorBoardLogger(folder.parent, name=folder.name, version="logs"),
-            callbacks=[weights, resume_file],
-            enable_progress_bar=progress,
-            enable_model_summary=False,
-            log_every_n_steps=10,
-        )
+    return lightning.Trainer(
+        max_epochs=run.epochs if stop is None else min(stop, run.epochs),
+        accelerator=run.accelerator,
+        devices=run.devices,
+        precision=run.precision,  # type: ignore[arg-type]
+        gradient_clip_val=run.clip_norm,
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+        logger=TensorBoardLogger(folder.parent, name=folder.name, version="logs"),
+        callbacks=[weights, resume_file],
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        log_every_n_steps=10,
+    )
 
 
 def _frontend(recipe: Recipe) -> StftFrontend:

@@ -15,12 +15,13 @@ from spectral_edge.errors import RuntimeUnavailable
 from .clips import Clip
 from .recipe import MixRecipe
 
-__all__ = ["Mixtures", "active_level", "change_speeds", "rms"]
+__all__ = ["Mixtures", "active_level", "change_speeds", "rms", "shorten_pauses"]
 
 Wave = NDArray[np.float32]
 FULL_SCALE = 32768.0
 PEAK = 0.99  # of full scale, after mixing
 ACTIVE_RANGE_DB = 30.0  # speech frames quieter than the loudest by more than this are pauses
+PAUSE_DEPTH_DB = 45.0  # below the loudest frame: no speech
 EARLY_SECONDS = 0.05  # reflections that belong to the target
 ROOM_T60 = (0.15, 0.6)  # seconds
 
@@ -55,6 +56,17 @@ def change_speeds(clips: Sequence[Clip], speeds: Sequence[float], sample_rate: i
             ) from None
         out += [soxr.resample(clip, sample_rate * speed, sample_rate) for clip in clips]
     return out
+
+
+def shorten_pauses(clip: Clip, sample_rate: int) -> Clip:
+    """Cut frames of 20 ms that are quiet and more than two frames away from speech."""
+    frame = sample_rate // 50
+    count = clip.size // frame
+    power = np.mean(clip[: count * frame].reshape(count, frame).astype(np.float64) ** 2, axis=1)
+    active = power >= power.max(initial=0.0) * 10.0 ** (-PAUSE_DEPTH_DB / 10.0)
+    near = np.convolve(active, np.ones(5), mode="same") > 0.5
+    kept: Clip = clip[: count * frame].reshape(count, frame)[near].reshape(-1)
+    return kept if kept.size else clip
 
 
 class Mixtures(Dataset[tuple[Tensor, Tensor]]):

@@ -36,6 +36,7 @@ class MixRecipe:
         snr_db: range of active speech level over noise level.
         level_dbfs: range of the mixture's level.
         speeds: playing speeds of the clean speech, one drawn per example.
+        compact: also use every clean clip with its pauses cut to about 0.1 s (denser speech).
         pause: probability that the speech starts with up to half an example of silence.
         second_noise: probability of a second noise on top of the first.
         babble: probability that the noise is several training voices at once.
@@ -48,6 +49,7 @@ class MixRecipe:
     snr_db: tuple[float, float] = (-5.0, 20.0)
     level_dbfs: tuple[float, float] = (-36.0, -16.0)
     speeds: tuple[float, ...] = (1.0,)
+    compact: bool = False
     pause: float = 0.2
     second_noise: float = 0.2
     babble: float = 0.0

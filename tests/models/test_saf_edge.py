@@ -177,7 +177,7 @@ def test_other_heads_are_refused() -> None:
 
 
 def test_unknown_model_lists_the_known_ones() -> None:
-    with pytest.raises(SpecError, match="'saf_edge_xl', must be one of .*saf_edge_s"):
+    with pytest.raises(SpecError, match=r"'saf_edge_xl', must be one of .*saf_edge_s"):
         build("saf_edge_xl", StftFrontend())
 
 
