@@ -125,6 +125,8 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "se_stft_reset": (None, [c_void_p]),
     "se_stft_push": (c_int, [c_void_p, c_void_p, c_void_p, c_void_p]),
     "se_stft_pull": (None, [c_void_p, c_void_p, c_void_p, c_int, c_void_p]),
+    "se_stft_push_clip": (None, [c_void_p, c_void_p, c_int64, c_void_p, c_void_p, c_void_p]),
+    "se_stft_pull_clip": (None, [c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_void_p]),
     "se_stft_isa": (c_char_p, [c_void_p]),
     "se_frontend_size": (c_size_t, [POINTER(FrontendConfig)]),
     "se_frontend_init": (

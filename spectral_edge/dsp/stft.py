@@ -20,6 +20,8 @@ def frames_of(
     pcm: NDArray[np.int16], history: NDArray[np.int16], hop_length: int
 ) -> NDArray[np.int16]:
     """View int16[hops·hop] behind int16[n_fft] of history as int16[hops, n_fft] frames."""
+    if len(pcm) < hop_length:
+        return np.empty((0, len(history)), np.int16)
     joined = np.concatenate([history, pcm])[hop_length:]
     windows = np.lib.stride_tricks.sliding_window_view(joined, len(history))
     return windows[::hop_length][: len(pcm) // hop_length]

@@ -8,7 +8,7 @@ of 160 fraction bits, rounded once (half to even), so the same numbers come out 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -18,7 +18,14 @@ from spectral_edge.errors import SpecError
 
 from .qformat import Q31_ONE
 
-__all__ = ["StftTables", "exp2_table", "log2_table", "log2_q24_of_ratio", "stft_tables"]
+__all__ = [
+    "StftTables",
+    "exp2_table",
+    "log2_q24_of_ratio",
+    "log2_table",
+    "stft_tables",
+    "tables_of_samples",
+]
 
 BITS = 160
 ONE = 1 << BITS
@@ -194,10 +201,14 @@ def _dual(window: list[Exact], hop: int) -> tuple[list[int], int, float]:
     if low << 40 < high:  # not invertible
         overlap, low = [high] * len(overlap), 0
     exact = [(w << BITS) // (n * overlap[i % hop]) for i, w in enumerate(window)]
-    exponent = BITS - max(map(abs, exact)).bit_length()
-    # exponent k: largest value times 2^k lies in [0.5, 1)
-    scaled = [v << exponent if exponent >= 0 else v >> -exponent for v in exact]
-    return [q31(v) for v in scaled], exponent, low / high
+    return *_with_exponent(exact), low / high
+
+
+def _with_exponent(values: list[Exact]) -> tuple[list[int], int]:
+    """Q31 mantissas and the exponent k for which the largest value times 2^k lies in [0.5, 1)."""
+    exponent = BITS - max(map(abs, values)).bit_length()
+    scaled = [v << exponent if exponent >= 0 else v >> -exponent for v in values]
+    return [q31(v) for v in scaled], exponent
 
 
 @lru_cache(maxsize=64)
@@ -214,6 +225,28 @@ def stft_tables(n_fft: int, hop_length: int, window: str) -> StftTables:
     """
     exact = _exact_window(window, n_fft)
     return tables_of_window(n_fft, hop_length, exact)
+
+
+def tables_of_samples(
+    window: NDArray[np.float64], hop_length: int, dual: NDArray[np.float64] | None = None
+) -> StftTables:
+    """Make the tables for any window of float64 samples in [0, 1], exactly as they are given.
+
+    Args:
+        window: float64[n_fft].
+        hop_length: 1…n_fft.
+        dual: synthesis window to use instead of the canonical dual, float64[n_fft].
+    """
+    tables = tables_of_window(len(window), hop_length, [_exact(w) for w in window.tolist()])
+    if dual is None:
+        return tables
+    mantissas, exponent = _with_exponent([_exact(d) // len(window) for d in dual.tolist()])
+    return replace(tables, dual=_read_only(mantissas), dual_exponent=exponent)
+
+
+def _exact(value: float) -> Exact:
+    numerator, denominator = value.as_integer_ratio()
+    return (numerator << BITS) // denominator
 
 
 def tables_of_window(n_fft: int, hop_length: int, exact: list[Exact]) -> StftTables:

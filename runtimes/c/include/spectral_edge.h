@@ -112,6 +112,12 @@ SE_API int se_stft_push(se_stft *stft, const int16_t *pcm, int32_t *re, int32_t 
 SE_API void se_stft_pull(se_stft *stft, const int32_t *re, const int32_t *im, int e,
                          int16_t *pcm);
 
+/* The same for many hops: pcm int16[hops*hop], re, im int32[hops][bins], e int32[hops]. */
+SE_API void se_stft_push_clip(se_stft *stft, const int16_t *pcm, int64_t hops, int32_t *re,
+                              int32_t *im, int32_t *e);
+SE_API void se_stft_pull_clip(se_stft *stft, const int32_t *re, const int32_t *im,
+                              const int32_t *e, int64_t hops, int16_t *pcm);
+
 /* ---- front end of an enhancement network --------------------------------------------------- */
 
 typedef struct se_frontend se_frontend;

@@ -109,4 +109,18 @@ void se_stft_pull(se_stft *t, const int32_t *re, const int32_t *im, int e, int16
     memset(t->overlap + kept, 0, (size_t)t->hop * sizeof(int32_t));
 }
 
+void se_stft_push_clip(se_stft *t, const int16_t *pcm, int64_t hops, int32_t *re, int32_t *im,
+                       int32_t *e) {
+    const int64_t bins = t->n / 2 + 1;
+    for (int64_t i = 0; i < hops; i++)
+        e[i] = se_stft_push(t, pcm + i * t->hop, re + i * bins, im + i * bins);
+}
+
+void se_stft_pull_clip(se_stft *t, const int32_t *re, const int32_t *im, const int32_t *e,
+                       int64_t hops, int16_t *pcm) {
+    const int64_t bins = t->n / 2 + 1;
+    for (int64_t i = 0; i < hops; i++)
+        se_stft_pull(t, re + i * bins, im + i * bins, e[i], pcm + i * t->hop);
+}
+
 const char *se_stft_isa(const se_stft *t) { return t->k->name; }

@@ -1,0 +1,406 @@
+"""``FixedSTFT``: the integer STFT on its own, with the names of ``scipy.signal.ShortTimeFFT``."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from spectral_edge.errors import SpecError, StreamError
+from spectral_edge.frontend import WINDOWS, is_smooth, make_window
+
+from .blocks import BlockEngine, block_engine
+from .tables import StftTables, stft_tables, tables_of_samples
+
+__all__ = ["BlockSpectrum", "FixedSTFT", "StftStream", "pcm_from"]
+
+EXACT_CONDITION = 1 / 16  # from here on the round trip is 0 LSB (docs/numerics.md, section 4)
+
+
+@dataclass(frozen=True)
+class BlockSpectrum:
+    """A spectrum as integers: X[f, t] = (re + i·im)·2^-exp[t], in units of int16 samples.
+
+    Attributes:
+        re: int32[..., bins, frames].
+        im: int32[..., bins, frames].
+        exp: int32[..., frames].
+    """
+
+    re: NDArray[np.int32]
+    im: NDArray[np.int32]
+    exp: NDArray[np.int32]
+
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+        return int(self.exp.shape[-1])
+
+    def to_complex(self) -> NDArray[np.complex128]:
+        """complex128[..., bins, frames], exact."""
+        exponent = -self.exp[..., None, :]
+        spectrum = np.empty(self.re.shape, np.complex128)
+        spectrum.real = np.ldexp(self.re, exponent)
+        spectrum.imag = np.ldexp(self.im, exponent)
+        return spectrum
+
+    @classmethod
+    def from_complex(cls, spectrum: ArrayLike) -> BlockSpectrum:
+        """Round complex[..., bins, frames] to 30-bit mantissas, one exponent per frame.
+
+        Raises:
+            StreamError: NaN or infinity.
+        """
+        values = np.asarray(spectrum, np.complex128)
+        if not np.isfinite(values).all():
+            raise StreamError("spectrum holds NaN or infinity; check what was done to it")
+        peak = np.maximum(np.abs(values.real), np.abs(values.imag)).max(axis=-2)
+        exp = np.where(peak > 0, 30 - np.frexp(peak)[1], 0).astype(np.int32)
+        scale = exp[..., None, :]
+        re = np.rint(np.ldexp(values.real, scale)).astype(np.int32)
+        im = np.rint(np.ldexp(values.imag, scale)).astype(np.int32)
+        return cls(re, im, exp)
+
+
+def pcm_from(x: ArrayLike) -> NDArray[np.int16]:
+    """Take int16 as it is; round float samples in [-1, 1) to int16, saturating.
+
+    Raises:
+        StreamError: another dtype, NaN or infinity.
+    """
+    samples: NDArray[Any] = np.asarray(x)
+    if samples.dtype == np.int16:
+        return samples
+    if samples.dtype not in (np.float32, np.float64):
+        raise StreamError(f"samples are {samples.dtype}, must be int16, or float32 in [-1, 1)")
+    if not np.isfinite(samples).all():
+        raise StreamError("samples hold NaN or infinity; clean the recording first")
+    pcm: NDArray[np.int16]
+    pcm = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
+    return pcm
+
+
+class FixedSTFT:
+    """Short-time Fourier transform in integers, with the same bits on every machine.
+
+    ``FixedSTFT(win, hop, fs)`` as in ``scipy.signal.ShortTimeFFT``, and frames lie where they lie
+    there (frame p is centred on sample p·hop). ``win`` may also be a name with ``mfft`` samples.
+    ``FixedSTFT.from_torch(n_fft, hop_length)`` takes the names of torch.
+
+    Args:
+        win: float64[m] in [0, 1], or one of ``sqrt_hann hann hamming rect`` (periodic).
+        hop: new samples per frame, 1…m.
+        fs: sample rate in Hz.
+        mfft: FFT length; must be m for an array (zero padding would only add delay).
+        dual_win: synthesis window, float64[m]; the canonical dual window by default.
+        phase_shift: 0 references phases to the middle of the frame as scipy does, None to its first
+            sample as torch does.
+        backend: ``auto``, ``c`` or ``numpy``.
+
+    Raises:
+        SpecError: a size that is not 2^a·3^b·5^c in 64…4096, a window outside [0, 1], a hop
+            outside 1…m, or a dual window that is none.
+    """
+
+    def __init__(
+        self,
+        win: str | ArrayLike,
+        hop: int,
+        fs: float,
+        *,
+        mfft: int | None = None,
+        dual_win: ArrayLike | None = None,
+        phase_shift: int | None = 0,
+        backend: str = "auto",
+    ) -> None:
+        if phase_shift not in (0, None):
+            raise SpecError(f"phase_shift is {phase_shift!r}, must be 0 or None")
+        if not fs > 0:
+            raise SpecError(f"fs is {fs} Hz, must be positive")
+        samples = self._window(win, mfft)
+        if not 1 <= hop <= len(samples):
+            raise SpecError(f"hop is {hop}, must be 1…{len(samples)} (the window's length)")
+        self.hop, self.fs, self.phase_shift = int(hop), float(fs), phase_shift
+        self._backend = backend
+        self._samples = samples
+        self.tables = self._make_tables(win, dual_win)
+        self._warn_if_badly_conditioned(dual_win is not None)
+
+    @staticmethod
+    def _window(win: str | ArrayLike, mfft: int | None) -> NDArray[np.float64]:
+        if isinstance(win, str):
+            if mfft is None or win not in WINDOWS:
+                raise SpecError(f"win is {win!r}: give mfft and one of {', '.join(WINDOWS)}")
+            samples = make_window(win, mfft)
+        else:
+            samples = np.array(win, np.float64)
+        m = len(samples) if samples.ndim == 1 else 0
+        if mfft not in (None, m):
+            raise SpecError(f"mfft is {mfft}, must be the window's length {m}; pad the window")
+        if not 64 <= m <= 4096 or not is_smooth(m):
+            raise SpecError(
+                f"win has {m} samples, must be even, 64…4096, with no prime factor above 5"
+            )
+        if not ((samples >= 0) & (samples <= 1)).all() or not samples.any():
+            raise SpecError("win must lie within [0, 1] and not be zero; divide it by its maximum")
+        samples.setflags(write=False)
+        return samples
+
+    def _make_tables(self, win: str | ArrayLike, dual_win: ArrayLike | None) -> StftTables:
+        if dual_win is None:
+            if isinstance(win, str):
+                return stft_tables(self.m_num, self.hop, win)
+            return tables_of_samples(self._samples, self.hop)
+        dual = np.array(dual_win, np.float64)
+        if dual.shape != self._samples.shape or not dual.any():
+            raise SpecError(f"dual_win has shape {dual.shape}, must be ({self.m_num},), not zero")
+        product = self._samples * dual
+        off = max(abs(product[r :: self.hop].sum() - 1) for r in range(self.hop))
+        if off > 1e-6:
+            raise SpecError(
+                f"dual_win is off by {off:.2g} from reconstruction; see scipy's from_dual"
+            )
+        return tables_of_samples(self._samples, self.hop, dual)
+
+    def _warn_if_badly_conditioned(self, has_dual: bool) -> None:
+        if has_dual or self.tables.condition >= EXACT_CONDITION or not self.invertible:
+            return
+        warnings.warn(
+            f"window and hop {self.hop} are badly conditioned (sums of w² differ by a factor "
+            f"{1 / self.tables.condition:.0f}): up to {self.round_trip_error} steps of error after "
+            "the round trip; use a smaller hop",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+    @classmethod
+    def from_torch(
+        cls,
+        n_fft: int,
+        hop_length: int | None = None,
+        window: str | ArrayLike = "hann",
+        fs: float = 16_000,
+        backend: str = "auto",
+    ) -> FixedSTFT:
+        """Build from the names of ``torch.stft``; phases are then those of torch too."""
+        hop = n_fft // 4 if hop_length is None else hop_length
+        return cls(window, hop, fs, mfft=n_fft, phase_shift=None, backend=backend)
+
+    @classmethod
+    def from_scipy(cls, sft: Any, backend: str = "auto") -> FixedSTFT:
+        """Build from a ``scipy.signal.ShortTimeFFT`` with a real window and ``onesided`` bins."""
+        shift = sft.phase_shift
+        return cls(sft.win, sft.hop, sft.fs, mfft=sft.mfft, phase_shift=shift, backend=backend)
+
+    @property
+    def m_num(self) -> int:
+        """Samples of the window."""
+        return len(self._samples)
+
+    @property
+    def mfft(self) -> int:
+        """Length of the FFT."""
+        return self.m_num
+
+    @property
+    def m_num_mid(self) -> int:
+        """Sample of the window that a frame's time refers to."""
+        return self.m_num // 2
+
+    @property
+    def win(self) -> NDArray[np.float64]:
+        """Analysis window, read-only."""
+        return self._samples
+
+    @property
+    def dual_win(self) -> NDArray[np.float64]:
+        """Synthesis window as the integers have it."""
+        scale = 2.0 ** (-31 - self.tables.dual_exponent) * self.m_num
+        values: NDArray[np.float64] = self.tables.dual.astype(np.float64) * scale
+        return values
+
+    @property
+    def invertible(self) -> bool:
+        """True when overlap-add with the canonical dual window can give the samples back."""
+        return self.tables.condition > 0
+
+    @property
+    def round_trip_error(self) -> int:
+        """Largest error in int16 steps after analysis and synthesis, warm-up left out.
+
+        0 for well-conditioned windows; below that mantissa noise (118 dB under a frame's peak) is
+        amplified by the largest over the smallest sum of squared windows.
+        """
+        if self.tables.condition >= EXACT_CONDITION:
+            return 0
+        if not self.invertible:
+            return 32768
+        noise = 32768 * self.m_num**0.5 * 10 ** (-118 / 20) / self.tables.condition
+        return min(32768, int(np.ceil(noise)))
+
+    @property
+    def delay_samples(self) -> int:
+        """Samples by which ``stream().pull`` lags behind ``push``."""
+        return self.m_num - self.hop
+
+    @property
+    def f_pts(self) -> int:
+        """Number of bins."""
+        return self.mfft // 2 + 1
+
+    @property
+    def delta_f(self) -> float:
+        """Hz between bins."""
+        return self.fs / self.mfft
+
+    @property
+    def f(self) -> NDArray[np.float64]:
+        """Frequencies of the bins in Hz."""
+        return np.arange(self.f_pts) * self.delta_f
+
+    @property
+    def delta_t(self) -> float:
+        """Seconds between frames."""
+        return self.hop / self.fs
+
+    def _support(self) -> tuple[int, int]:
+        """First sample of the window that is not zero, and one after the last."""
+        nonzero = np.flatnonzero(self._samples)
+        return int(nonzero[0]), int(nonzero[-1]) + 1
+
+    @property
+    def p_min(self) -> int:
+        """First frame that touches a sample of a clip."""
+        return -((self._support()[1] - 1 - self.m_num_mid) // self.hop)
+
+    def p_max(self, n: int) -> int:
+        """One after the last frame that touches a sample of a clip of ``n``."""
+        return (n - 1 + self.m_num_mid - self._support()[0]) // self.hop + 1
+
+    def p_num(self, n: int) -> int:
+        """Frames of a clip of ``n`` samples."""
+        return self.p_max(n) - self.p_min
+
+    def t(self, n: int) -> NDArray[np.float64]:
+        """Times of the frames of a clip of ``n`` samples in seconds."""
+        return np.arange(self.p_min, self.p_max(n)) * self.delta_t
+
+    def _sign(self) -> NDArray[np.int32]:
+        """(-1)^bin when phases refer to the middle of an even frame, else 1."""
+        if self.phase_shift is None:
+            return np.ones(self.f_pts, np.int32)
+        return (1 - 2 * (np.arange(self.f_pts) % 2)).astype(np.int32)
+
+    def stft(self, x: ArrayLike) -> BlockSpectrum:
+        """Transform int16[..., samples] (or float in [-1, 1)) as scipy frames it."""
+        pcm = pcm_from(x)
+        clips = pcm.reshape(-1, pcm.shape[-1]) if pcm.size else np.zeros((0, 0), np.int16)
+        if not pcm.size:
+            raise StreamError(f"clip has shape {pcm.shape}, must hold samples")
+        n, sign = pcm.shape[-1], self._sign()
+        warm_up = -(-self.m_num // self.hop)  # hops that fill the first frame
+        first = self.p_min * self.hop - self.m_num_mid  # its first sample
+        lead = self.hop * warm_up - self.m_num - first
+        hops = warm_up - 1 + self.p_num(n)
+        padded = np.zeros(hops * self.hop, np.int16)
+        engine = block_engine(self.tables, self._backend)
+        parts = []
+        for clip in clips:
+            padded[lead : lead + n] = clip[: len(padded) - lead]
+            engine.reset()
+            re, im, e = (part[warm_up - 1 :] for part in engine.push(padded))
+            parts.append(((re * sign).T, (im * sign).T, e))
+        lead_shape = pcm.shape[:-1]
+        re, im, e = (
+            np.stack(p).reshape(*lead_shape, *p[0].shape) for p in zip(*parts, strict=True)
+        )
+        return BlockSpectrum(re, im, e)
+
+    def istft(self, s: BlockSpectrum, k0: int = 0, k1: int | None = None) -> NDArray[np.int16]:
+        """Samples k0…k1 of what :meth:`stft` transformed, int16[..., k1 - k0].
+
+        Args:
+            s: spectrum whose first frame is ``p_min``.
+            k0: first sample.
+            k1: one after the last; by default the last sample that the frames determine.
+
+        Raises:
+            SpecError: window and hop cannot be inverted.
+            StreamError: a spectrum of another number of bins, or k0, k1 out of order.
+        """
+        if not self.invertible:
+            raise SpecError(f"window and hop {self.hop} cannot be inverted; use a smaller hop")
+        if s.re.shape[-2] != self.f_pts or s.re.shape != s.im.shape:
+            raise StreamError(f"spectrum has {s.re.shape[-2]} bins, this STFT has {self.f_pts}")
+        first = self.p_min * self.hop - self.m_num_mid
+        end = first + (s.frames - 1) * self.hop + self.m_num
+        k1 = end if k1 is None else k1
+        if not first <= k0 <= k1 <= end:
+            raise StreamError(f"k0, k1 are {k0}, {k1}; must be ordered and within {first}…{end}")
+        flush = -(-self.m_num // self.hop)
+        sign, engine, out = self._sign(), block_engine(self.tables, self._backend), []
+        shape = s.re.shape[:-2]
+        for re, im, e in zip(
+            s.re.reshape(-1, *s.re.shape[-2:]),
+            s.im.reshape(-1, *s.im.shape[-2:]),
+            s.exp.reshape(-1, s.frames),
+            strict=True,
+        ):
+            engine.reset()
+            silence = np.zeros((flush, self.f_pts), np.int32)
+            pcm = engine.pull(
+                np.concatenate([re.T * sign, silence]),
+                np.concatenate([im.T * sign, silence]),
+                np.concatenate([e, np.zeros(flush, np.int32)]),
+            )
+            out.append(pcm[k0 - first : k1 - first])
+        clips: NDArray[np.int16] = np.stack(out).reshape(*shape, k1 - k0)
+        return clips
+
+    def spectrogram(self, x: ArrayLike) -> NDArray[np.float64]:
+        """|STFT|² as float64[..., bins, frames], in squared int16 units."""
+        spectrum = self.stft(x).to_complex()
+        power: NDArray[np.float64] = np.square(spectrum.real) + np.square(spectrum.imag)
+        return power
+
+    def stream(self) -> StftStream:
+        """A causal stream: push any number of samples, pull what frames complete."""
+        return StftStream(self, block_engine(self.tables, self._backend))
+
+
+class StftStream:
+    """Causal hop-by-hop transform of one channel; the frame ends with the newest sample.
+
+    Phases refer to the first sample of the frame. ``pull`` lags ``delay_samples`` behind ``push``.
+    """
+
+    def __init__(self, owner: FixedSTFT, engine: BlockEngine) -> None:
+        self._owner, self._engine = owner, engine
+        self._rest = np.zeros(0, np.int16)
+
+    @property
+    def backend(self) -> str:
+        """``c`` or ``numpy``."""
+        return self._engine.name
+
+    def push(self, block: ArrayLike) -> BlockSpectrum:
+        """Take samples [any number], return the frames they complete (maybe none)."""
+        pcm = np.concatenate([self._rest, pcm_from(block)])
+        whole = len(pcm) // self._owner.hop * self._owner.hop
+        self._rest = pcm[whole:]
+        re, im, e = self._engine.push(pcm[:whole])
+        return BlockSpectrum(re.T, im.T, e)
+
+    def pull(self, s: BlockSpectrum) -> NDArray[np.int16]:
+        """Take frames, return int16[frames·hop]."""
+        if s.re.shape[0] != self._owner.f_pts:
+            raise StreamError(f"spectrum has {s.re.shape[0]} bins, needs {self._owner.f_pts}")
+        return self._engine.pull(s.re.T, s.im.T, s.exp)
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._rest = np.zeros(0, np.int16)
+        self._engine.reset()
