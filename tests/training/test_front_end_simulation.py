@@ -142,5 +142,5 @@ def test_refusals() -> None:
         FrontendSimulation(StftFrontend(hop_length=512))
     simulation = FrontendSimulation(StftFrontend())
     features, context = simulation.analyze(torch.zeros(1, 512))
-    with pytest.raises(SpecError, match="needs {'mask'"):
+    with pytest.raises(SpecError, match=r"needs \{'mask'"):
         simulation.synthesize(features[:, :1], context)

@@ -129,7 +129,7 @@ def test_bad_files_and_folders_are_refused(tmp_path: Path) -> None:
     def load() -> None:
         load_clips([str(tmp_path)], None, RATE, "noise")
 
-    with pytest.raises(SpecError, match="holds no .wav or .flac"):
+    with pytest.raises(SpecError, match=r"holds no \.wav or \.flac"):
         load()
     bad = tmp_path / "bad.wav"
     bad.write_bytes(b"nonsense")

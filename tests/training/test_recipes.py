@@ -52,7 +52,7 @@ def test_wrong_values_are_named(changes: dict[str, Any], message: str) -> None:
 
 
 def test_unknown_recipe_lists_the_shipped_ones() -> None:
-    with pytest.raises(SpecError, match="'nothing', must be a .yaml file or one of .*toy"):
+    with pytest.raises(SpecError, match=r"'nothing', must be a .yaml file or one of .*toy"):
         load_recipe("nothing", {})
 
 
@@ -60,7 +60,7 @@ def test_unknown_recipe_lists_the_shipped_ones() -> None:
 def test_broken_yaml_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(text)
-    with pytest.raises(SpecError, match="broken.yaml"):
+    with pytest.raises(SpecError, match=r"broken\.yaml"):
         load_recipe(path, {})
 
 
@@ -69,7 +69,7 @@ def test_folders_expand_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("SOME_DATA", str(tmp_path))
     assert expand_folder("clean", "$SOME_DATA") == tmp_path / "clean"
     monkeypatch.delenv("SOME_DATA")
-    with pytest.raises(SpecError, match="variable that is not set"):
+    with pytest.raises(SpecError, match=r"variable that is not set"):
         expand_folder("clean", "$SOME_DATA")
-    with pytest.raises(SpecError, match="noise does not exist: check data.root"):
+    with pytest.raises(SpecError, match=r"noise does not exist: check data\.root"):
         expand_folder("noise", str(tmp_path))
