@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -222,12 +223,15 @@ def lower_rms_norm(low: Lowering, call: Call) -> Value:
 
 @lowers("aten.group_norm")
 def lower_group_norm(low: Lowering, call: Call) -> Value:
-    """Layer norm over (channels of a group, spatial axes), seen as one more axis."""
+    """Layer norm over (channels of a group, space), space seen as one axis.
+
+    Rank 4 on purpose: the old runtime crashes on broadcasting operators of rank 5.
+    """
     x = call["input"]
     groups = int(call["num_groups"])
-    split = (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
+    split = (x.shape[0], groups, x.shape[1] // groups, math.prod(x.shape[2:]))
     seen = viewed(low, x, split)
-    unit = _standardised(low, call, seen, range(2, len(split)), float(call["eps"]))
+    unit = _standardised(low, call, seen, (2, 3), float(call["eps"]))
     channels = [1, x.shape[1]] + [1] * (len(x.shape) - 2)
     return _affine(low, call, viewed(low, unit, x.shape), channels)
 

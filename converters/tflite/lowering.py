@@ -29,7 +29,8 @@ from .versions import op_version
 __all__ = ["Call", "Lowering", "Rule", "lowers", "supported_ops"]
 
 Operand = Value | Const
-RELU_RANGES: dict[tuple[float | None, float | None], str] = {
+Bounds = tuple[float | None, float | None]
+RELU_RANGES: dict[Bounds, str] = {
     (0.0, None): "RELU",
     (0.0, 6.0): "RELU6",
     (-1.0, 1.0): "RELU_N1_TO_1",

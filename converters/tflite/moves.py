@@ -16,6 +16,8 @@ from .values import Const, Value
 
 __all__ = ["concatenate", "interleaved", "padded", "repeated", "sliced", "viewed"]
 
+MAX_INPUTS = 5  # of a CONCATENATION that XNNPACK takes
+
 
 def viewed(low: Lowering, value: Value, shape: Shape) -> Value:
     """Another shape with the same logical element order; moves bytes only when it must."""
@@ -71,9 +73,21 @@ def concatenate(
             o = low.as_codes(o, qparams, f"{call_name}.input")
         inputs.append(low.index(o, perm, call_name))
     dtype = first.dtype if first is not None else "float32"
+    where = perm.index(axis)
+    while len(inputs) > MAX_INPUTS:
+        group, inputs = inputs[:MAX_INPUTS], inputs[MAX_INPUTS:]
+        size = sum(low.builder.tensors[i].shape[where] for i in group)
+        partial = tuple(size if i == axis else n for i, n in enumerate(shape))
+        made = low.new(f"{call_name}.part", partial, perm, dtype, qparams)
+        _join(low, group, made.tensor, where)
+        inputs.insert(0, made.tensor)
     made = low.new(call_name, shape, perm, dtype, qparams)
-    low.emit("CONCATENATION", inputs, [made.tensor], "ConcatenationOptions", axis=perm.index(axis))
+    _join(low, inputs, made.tensor, where)
     return made
+
+
+def _join(low: Lowering, inputs: Sequence[int], output: int, axis: int) -> None:
+    low.emit("CONCATENATION", inputs, [output], "ConcatenationOptions", axis=axis)
 
 
 def repeated(low: Lowering, value: Value, axis: int, times: int, name: str) -> Value:

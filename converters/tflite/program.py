@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch.fx import Node
 
@@ -192,9 +193,12 @@ def _quantise_node(walk: _Walk, node: Node, op: str, args: dict[str, Any]) -> An
     low, source = walk.lowered.lowering, args["input"]
     if op.startswith("quantized_decomposed.dequantize"):
         return dequantised_constant(source, args) if isinstance(source, Const) else source
-    if not op.endswith("quantize_per_tensor") or isinstance(source, Const):
-        raise low.unsupported(node, "only activations are quantised in the graph, per tensor")
-    return low.as_codes(source, _qparams(node), node.name)
+    if not op.endswith("quantize_per_tensor"):
+        raise low.unsupported(node, "activations are quantised per tensor")
+    q = _qparams(node)
+    if isinstance(source, Const):
+        return Const(q.quantize(source.real), np.asarray(q.scale, np.float32), q.zero_point)
+    return low.as_codes(source, q, node.name)
 
 
 def _resolved(walk: _Walk, args: dict[str, Any]) -> dict[str, Any]:
