@@ -67,24 +67,25 @@ class _FakeQuantize(torch.autograd.Function):
         gradient_scale: float,
     ) -> Tensor:
         zero = zero_point.round().clamp(low, high)
-        y = (x * (1.0 / scale)).round_().add_(zero).clamp_(low, high).sub_(zero).mul_(scale)
-        ctx.save_for_backward(x, scale, zero, y)
-        ctx.constants = (low, high, gradient_scale)
+        codes = (x * scale.reciprocal()).round_().add_(zero)
+        y = codes.clamp(low, high)
+        inside = codes == y
+        y.sub_(zero).mul_(scale)
+        ctx.save_for_backward(x, scale, inside, y)
+        ctx.gradient_scale = gradient_scale
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        x, scale, zero, y = ctx.saved_tensors
-        low, high, gradient_scale = ctx.constants
+        x, scale, inside, y = ctx.saved_tensors
         (grad,) = grads
-        inside = (x >= (low - 0.5 - zero) * scale) & (x <= (high + 0.5 - zero) * scale)
         grad_x = grad * inside
         grad_scale = grad_zero = None
         if ctx.needs_input_grad[1]:
-            per_value = (grad * y).sub_(grad_x * x)
-            grad_scale = _sum_to(per_value, scale) * (gradient_scale / scale)
+            total = _inner(grad, y, scale) - _inner(grad_x, x, scale)
+            grad_scale = total * (ctx.gradient_scale / scale)
         if ctx.needs_input_grad[2]:
-            grad_zero = _sum_to(grad_x - grad, scale) * (gradient_scale * scale)
+            grad_zero = (grad_x.sum() - grad.sum()) * (ctx.gradient_scale * scale)
         return grad_x, grad_scale, grad_zero, None, None, None
 
 
@@ -105,9 +106,11 @@ def _bias_codes(bias: Tensor, scale: Tensor) -> Tensor:
     return (bias.double() / scale.double()).round().clamp(*BIAS_RANGE)
 
 
-def _sum_to(x: Tensor, like: Tensor) -> Tensor:
-    """Sum ``x`` over every axis on which ``like`` has one element."""
-    return x.sum() if like.ndim == 0 else x.sum_to_size(like.shape)
+def _inner(a: Tensor, b: Tensor, like: Tensor) -> Tensor:
+    """Sum ``a * b`` over every axis on which ``like`` has one element."""
+    if like.ndim == 0:
+        return torch.dot(a.flatten(), b.flatten())
+    return (a * b).sum_to_size(like.shape)
 
 
 class _Quantizer(nn.Module):

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.ao.quantization.fx._decomposed
 from torch import Tensor, fx
+from torch.ao.quantization.fx import _decomposed  # noqa: F401 (registers quantized_decomposed)
 
 from spectral_edge.program import QParams, StepProgram
 
@@ -78,10 +78,10 @@ def _add_activation_quantizers(
 def _call_quantizer(
     module: fx.GraphModule, node: fx.Node, target: str, exact: set[fx.Node], first: fx.Node
 ) -> None:
-    """Quantise ``node`` for all its users, except on the path of exact states."""
-    users = [u for u in node.users if u not in exact]
+    """Quantise ``node`` for all its users, except along the path of exact states."""
+    users = list(node.users)
     if node in exact:
-        users = [u for u in users if u.op != "output"]
+        users = [u for u in users if u not in exact and u.op != "output"]
     if not users:
         return
     where = (

@@ -18,6 +18,8 @@ __all__ = ["HistogramObserver", "MinMaxObserver", "Observer", "make_observer"]
 BINS = 2048
 CANDIDATES = 65  # clipping points tried per side by the MSE search
 LEVELS = 255  # steps of an int8 range
+THINNING = 4  # of large tensors, every 4th value is counted, starting at another one each time
+LARGE = 4096
 
 
 class Observer(ABC):
@@ -88,13 +90,18 @@ class HistogramObserver(Observer):
         self.extremes = MinMaxObserver()
         self.counts: Tensor | None = None
         self.bounds = (0.0, 0.0)
+        self._calls = 0
 
     def update(self, x: Tensor) -> None:
         """Extend the range (first pass) or count into bins (second pass)."""
         if self.counts is None:
             self.extremes.update(x)
         elif self.bounds[1] > self.bounds[0]:
-            inside = x.float().clamp(*self.bounds)
+            inside = x.flatten()
+            if inside.numel() > LARGE:
+                self._calls += 1
+                inside = inside[self._calls % THINNING :: THINNING]
+            inside = inside.float().clamp(*self.bounds)
             self.counts += torch.histc(inside, BINS, *self.bounds).double().cpu()
 
     def next_pass(self) -> None:

@@ -48,7 +48,7 @@ class Annotation:
     Attributes:
         group: node -> representative of its group, for every node whose value is quantised.
         fixed: representative -> prescribed qparams.
-        exact: nodes on the path of exact states; they read float values also of quantised nodes.
+        exact: nodes on the path of exact states; they pass float values to one another.
         constants: (user, argument node) of every constant that becomes int8.
     """
 
