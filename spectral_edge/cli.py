@@ -231,8 +231,7 @@ def _demo(args: argparse.Namespace) -> None:
     from spectral_edge.demo.pipeline import run_demo
 
     result = run_demo(wav=args.wav, out=args.out, progress=ConsoleProgress())
-    tables = [result.parity.table(), *(report.table() for report in result.latency)]
-    _show(args, result, "\n\n".join([*tables, f"open {result.page}"]))
+    _show(args, result, result.table())
     if not result.passed:
         raise QualityGateFailed(f"parity failed, see {result.page}")
 
@@ -285,8 +284,8 @@ def _debug(args: argparse.Namespace) -> None:
 
 def _program(args: argparse.Namespace) -> tuple[Any, se.StftFrontend, list[Any]]:
     """Return the step program of a checkpoint, its front end, and the calibration sequences."""
-    model, frontend, _ = se.models.load_checkpoint(args.checkpoint)
     files = _audio_files(Path(args.calibration), args.max_files)
+    model, frontend, _ = se.models.load_checkpoint(args.checkpoint)
     sequences = list(frontend.sequences(files, max_seconds=CALIBRATION_SECONDS))
     example = sequences[0][0][:, :, :64]
     return se.streamify(model, example, time_dim=2), frontend, sequences
