@@ -23,6 +23,8 @@ __all__ = [
     "Binding",
     "Codes",
     "FrontendConfig",
+    "LogMelConfig",
+    "PcenConfig",
     "StftConfig",
     "View",
     "absence",
@@ -106,6 +108,43 @@ class Binding(ctypes.Structure):
     )
 
 
+class LogMelConfig(ctypes.Structure):
+    """``se_logmel_config``."""
+
+    _fields_ = (
+        ("bins", c_int32),
+        ("bands", c_int32),
+        ("power", c_int32),
+        ("total_bits", c_int32),
+        ("whole", c_int32),
+        ("fraction", c_int32),
+        ("reference", c_int32),
+        ("floor", c_int32),
+        ("first", c_void_p),
+        ("count", c_void_p),
+        ("weight", c_void_p),
+        ("offset", c_void_p),
+        ("log2_table", c_void_p),
+    )
+
+
+class PcenConfig(ctypes.Structure):
+    """``se_pcen_config``."""
+
+    _fields_ = (
+        ("bands", c_int32),
+        ("smooth_mantissa", c_int32),
+        ("smooth_shift", c_int32),
+        ("gain", c_int32),
+        ("power", c_int32),
+        ("epsilon", c_int64),
+        ("bias", c_int32),
+        ("bias_power", c_int32),
+        ("log2_table", c_void_p),
+        ("exp2_table", c_void_p),
+    )
+
+
 _object = POINTER(c_void_p)  # where se_*_init stores the object
 
 # function -> (result, arguments), one line per function of the header
@@ -144,6 +183,15 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "se_frontend_save": (None, [c_void_p, c_void_p]),
     "se_frontend_load": (c_int, [c_void_p, c_void_p, c_size_t]),
     "se_frontend_isa": (c_char_p, [c_void_p]),
+    "se_logmel_size": (c_size_t, [POINTER(LogMelConfig)]),
+    "se_logmel_init": (c_int, [c_void_p, c_size_t, POINTER(LogMelConfig), _object]),
+    "se_logmel_frame": (None, [c_void_p, c_void_p, c_void_p, c_int, c_void_p]),
+    "se_make_dct": (c_int, [c_int, c_int, c_void_p]),
+    "se_dct_forward": (None, [c_void_p, c_int, c_void_p, c_int, c_void_p]),
+    "se_dct_inverse": (None, [c_void_p, c_int, c_void_p, c_int, c_void_p]),
+    "se_dct_forward_2d": (None, [c_void_p, c_int, c_int, c_int, c_void_p, c_void_p]),
+    "se_dct_inverse_2d": (None, [c_void_p, c_int, c_int, c_int, c_void_p, c_void_p]),
+    "se_pcen_frame": (None, [POINTER(PcenConfig), c_void_p, c_void_p, c_void_p]),
 }
 
 

@@ -20,9 +20,13 @@ from .qformat import Q31_ONE
 
 __all__ = [
     "StftTables",
+    "circle",
+    "exact_exp2",
+    "exact_log2",
     "exp2_table",
     "log2_q24_of_ratio",
     "log2_table",
+    "round_half_even",
     "stft_tables",
     "tables_of_samples",
 ]
@@ -72,7 +76,7 @@ def _cos_sin_octant(x: Exact) -> tuple[Exact, Exact]:
 
 
 @lru_cache(maxsize=64)
-def _circle(n: int) -> tuple[tuple[Exact, ...], tuple[Exact, ...]]:
+def circle(n: int) -> tuple[tuple[Exact, ...], tuple[Exact, ...]]:
     """Cosine and sine of 2·pi·k/n for k < n, by symmetry from the first octant."""
     pi = _pi()
     octant: dict[int, tuple[int, int]] = {}
@@ -104,7 +108,7 @@ def _exact_window(name: str, n: int) -> list[Exact]:
     """Return the periodic window with 160 fraction bits."""
     if name == "rect":
         return [ONE] * n
-    cosine = _circle(n)[0]
+    cosine = circle(n)[0]
     if name == "hamming":
         return [(54 * ONE - 46 * c) // 100 for c in cosine]
     hann = [max(0, (ONE - c) >> 1) for c in cosine]
@@ -115,7 +119,7 @@ def _exact_window(name: str, n: int) -> list[Exact]:
     raise SpecError(f"window is {name!r}, must be sqrt_hann, hann, hamming or rect")
 
 
-def _exact_log2(numerator: int, denominator: int, fraction: int) -> int:
+def exact_log2(numerator: int, denominator: int, fraction: int) -> int:
     """floor(2^fraction · log2(numerator/denominator)) by repeated squaring."""
     whole = numerator.bit_length() - denominator.bit_length()
     mantissa = (numerator << BITS) // denominator
@@ -133,9 +137,20 @@ def _exact_log2(numerator: int, denominator: int, fraction: int) -> int:
     return (whole << fraction) + bits
 
 
+def exact_exp2(exponent: int, fraction: int) -> Exact:
+    """2^(exponent·2^-fraction) with 160 fraction bits."""
+    value, root = ONE, 2 * ONE
+    for bit in range(fraction - 1, -1, -1):
+        root = math.isqrt(root << BITS)
+        if exponent >> bit & 1:
+            value = value * root >> BITS
+    whole = exponent >> fraction
+    return value << whole if whole >= 0 else value >> -whole
+
+
 def log2_q24_of_ratio(numerator: int, denominator: int) -> int:
     """Return log2(numerator/denominator) in Q24, rounded half up."""
-    return (_exact_log2(numerator, denominator, 25) + 1) >> 1
+    return (exact_log2(numerator, denominator, 25) + 1) >> 1
 
 
 def _read_only(values: list[int]) -> NDArray[np.int32]:
@@ -251,7 +266,7 @@ def _exact(value: float) -> Exact:
 
 def tables_of_window(n_fft: int, hop_length: int, exact: list[Exact]) -> StftTables:
     """Make the tables for a window given with 160 fraction bits, 0 <= w <= 1."""
-    cosine, sine = _circle(n_fft)
+    cosine, sine = circle(n_fft)
     dual, exponent, condition = _dual(exact, hop_length)
     power = sum(w * w for w in exact)
     return StftTables(
@@ -262,6 +277,6 @@ def tables_of_window(n_fft: int, hop_length: int, exact: list[Exact]) -> StftTab
         window=_read_only([q31(w) for w in exact]),
         dual=_read_only(dual),
         dual_exponent=exponent,
-        reference_log2=(_exact_log2(power, ONE * ONE, 25) + 2) >> 2,
+        reference_log2=(exact_log2(power, ONE * ONE, 25) + 2) >> 2,
         condition=condition,
     )

@@ -3,7 +3,7 @@
  *     wav_filter in.wav out.wav [low_hz high_hz]
  *
  * Needs the header and the core, nothing else:
- *     cc -O3 -std=c99 -Iruntimes/c/include runtimes/c/example/wav_filter.c runtimes/c/src/*.c
+ *     cd runtimes/c && cc -O3 -std=c99 -Iinclude example/wav_filter.c $(ls src/se_*.c) -o wav_filter
  * All memory is static; on a device the tables could be constants. */
 #include <stdio.h>
 #include <stdlib.h>

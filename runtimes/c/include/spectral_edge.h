@@ -197,6 +197,70 @@ SE_API int se_frontend_load(se_frontend *frontend, const void *state, size_t siz
 SE_API const char *se_frontend_isa(const se_frontend *frontend);
 SE_API const char *se_stft_isa(const se_stft *stft);
 
+/* ---- log-mel energies ---------------------------------------------------------------------- */
+
+typedef struct se_logmel se_logmel;
+
+typedef struct se_logmel_config {
+    int32_t bins, bands; /* up to 2049, 512 */
+    int32_t power;       /* 2 sums |X|^2, 1 sums |X| */
+    int32_t total_bits;  /* bits of the largest sum of weights of one band */
+    int32_t whole, fraction; /* output = max(log2*whole + rdm(log2, fraction), floor), Q16 */
+    int32_t reference;       /* added to log2, Q24 */
+    int32_t floor;           /* Q16; what silence gives */
+    const int32_t *first, *count; /* int32[bands]: bins of each band; all referenced */
+    const int32_t *weight;        /* int32[sum of count], Q15 in [0, 1] */
+    const int32_t *offset;        /* int32[bands]: added to log2, Q24 */
+    const int32_t *log2_table;    /* int32[257], see se_make_log_tables */
+} se_logmel_config;
+
+SE_API size_t se_logmel_size(const se_logmel_config *config);
+SE_API int se_logmel_init(void *memory, size_t size, const se_logmel_config *config,
+                          se_logmel **logmel);
+
+/* One frame: re, im int32[bins] within 30 bits, exponent e 0...30 -> out int32[bands], Q16.
+ * Cannot overflow. */
+SE_API void se_logmel_frame(se_logmel *logmel, const int32_t *re, const int32_t *im, int e,
+                            int32_t *out);
+
+/* ---- integer DCT --------------------------------------------------------------------------- */
+
+/* matrix: int16[n][n] of the orthonormal DCT-II with `bits` fraction bits, 7...14; n 2...64.
+ * Row k holds sqrt(2/n)*cos(pi*k*(2i+1)/(2n)), row 0 sqrt(1/n). */
+SE_API int se_make_dct(int n, int bits, int16_t *matrix);
+
+/* y[k] = (sum_i matrix[k][i]*x[i] + half) >> shift, 1...30, half rounded up: the DCT-II of x.
+ * x, y: int32[n], |x| < 2^24, not in place; y saturates to int32. */
+SE_API void se_dct_forward(const int16_t *matrix, int n, const int32_t *x, int shift, int32_t *y);
+
+/* The same with the transposed matrix: the DCT-III, its inverse. */
+SE_API void se_dct_inverse(const int16_t *matrix, int n, const int32_t *x, int shift, int32_t *y);
+
+/* Rows, then columns of a block int32[n][n], in place; work: int32[n*n]. */
+SE_API void se_dct_forward_2d(const int16_t *matrix, int n, int row_shift, int column_shift,
+                              int32_t *block, int32_t *work);
+SE_API void se_dct_inverse_2d(const int16_t *matrix, int n, int row_shift, int column_shift,
+                              int32_t *block, int32_t *work);
+
+/* ---- per-channel energy normalisation ------------------------------------------------------- */
+
+typedef struct se_pcen_config {
+    int32_t bands;
+    int32_t smooth_mantissa, smooth_shift; /* s = mantissa * 2^-shift, 16-bit mantissa */
+    int32_t gain;                          /* alpha, Q31 */
+    int32_t power;                         /* r, Q31 */
+    int64_t epsilon;                       /* added to the smoothed energy, Q16 */
+    int32_t bias;                          /* delta, Q16, > 0 */
+    int32_t bias_power;                    /* delta^r, Q16 */
+    const int32_t *log2_table, *exp2_table;
+} se_pcen_config;
+
+/* One frame: log_energy int32[bands], log2 of the mel energies in Q16 (INT32_MIN: silence), smoothed
+ * int64[bands], the state, Q16 energies. out: int32[bands], Q16 of (E/(eps+M)^alpha + delta)^r -
+ * delta^r. Energies saturate at 2^46, the output below 2^15. */
+SE_API void se_pcen_frame(const se_pcen_config *config, const int32_t *log_energy,
+                          int64_t *smoothed, int32_t *out);
+
 #ifdef __cplusplus
 }
 #endif

@@ -85,3 +85,21 @@ int32_t se_exp2_q30(const int32_t *table, int32_t x) {
     const uint32_t step = (uint32_t)(table[i + 1] - table[i]) * t;
     return (table[i] + (int32_t)((step + (1 << 9)) >> 10)) * 2;
 }
+
+int32_t se_exp2_q16(const int32_t *table, int32_t x) {
+    x = se_min(x, 15 * SE_LOG_ONE - 4096);
+    return se_rsh(se_exp2_q30(table, x), se_min(14 - se_sra(x, 24), 31));
+}
+
+uint64_t se_sqrt_u64(uint64_t v) {
+    uint64_t root = 0;
+    for (uint64_t bit = (uint64_t)1 << 62; bit; bit >>= 2) {
+        const uint64_t trial = root + bit;
+        root >>= 1;
+        if (v >= trial) {
+            v -= trial;
+            root += bit;
+        }
+    }
+    return root;
+}

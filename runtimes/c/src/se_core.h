@@ -62,4 +62,10 @@ int se_stft_layout(se_arena *arena, const se_stft_config *config, const se_kerne
 int32_t se_log2_q24(const int32_t *table, uint64_t v);
 int32_t se_exp2_q30(const int32_t *table, int32_t x);
 
+/* 2^x in Q16 of x in Q24, saturating just below 2^15. */
+int32_t se_exp2_q16(const int32_t *table, int32_t x);
+
+/* floor(sqrt(v)) */
+uint64_t se_sqrt_u64(uint64_t v);
+
 #endif

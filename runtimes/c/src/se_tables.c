@@ -4,6 +4,7 @@
 #include "se_core.h"
 
 #define ONE ((uint64_t)1 << 62)
+#define ROOT_HALF UINT64_C(0x2D413CCCFE779921) /* sqrt(1/2) */
 #define PI_Q62 UINT64_C(0xC90FDAA22168C235)
 
 /* a*b >> 62 */
@@ -185,4 +186,19 @@ void se_make_log_tables(int32_t *log2_table, int32_t *exp2_table) {
         log2_table[i] = (int32_t)((exact_log2((uint64_t)(256 + i), 8, 25) + 1) >> 1);
         exp2_table[i] = i < 256 ? (int32_t)((v + ((uint64_t)1 << 32)) >> 33) : 1 << 30;
     }
+}
+
+int se_make_dct(int n, int bits, int16_t *matrix) {
+    uint64_t norm; /* sqrt(2/n), Q62 */
+    if (n < 2 || n > 64 || bits < 7 || bits > 14 || !matrix) return SE_BAD_VALUE;
+    norm = se_sqrt_u64(((uint64_t)1 << 63) / (uint64_t)n) << 31;
+    for (int k = 0; k < n; k++) {
+        for (int i = 0; i < n; i++) {
+            const turn t = turn_of(k * (2 * i + 1), 4 * n);
+            const uint64_t v = k ? mul(norm, t.c) : mul(norm, ROOT_HALF);
+            const int32_t r = (int32_t)((v + ((uint64_t)1 << (61 - bits))) >> (62 - bits));
+            matrix[k * n + i] = (int16_t)(t.c_negative ? -r : r);
+        }
+    }
+    return SE_OK;
 }
