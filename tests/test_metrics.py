@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import sys
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from spectral_edge import metrics
 from spectral_edge.errors import RuntimeUnavailable, SpecError
 from tests.tolerances import METRIC_ABSOLUTE, PESQ_ABSOLUTE
 
-DATA = os.environ.get("SPECTRAL_EDGE_DATA")
 RATE = 16_000
 PAIRS = (
     "published_pesq/speech_bab_0dB.wav",
@@ -35,11 +33,11 @@ def _read(path: Path) -> np.ndarray:
 
 
 @pytest.fixture(params=PAIRS)
-def case(request: pytest.FixtureRequest) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
+def case(
+    request: pytest.FixtureRequest, data_root: Path
+) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
     """Return (clean, noisy, row of reference values)."""
-    if not DATA:
-        pytest.skip("SPECTRAL_EDGE_DATA is not set: no reference audio")
-    folder = Path(DATA) / "metrics"
+    folder = data_root / "metrics"
     with (folder / "reference_values.csv").open() as file:
         row = next(row for row in csv.DictReader(file) if row["pair"] == request.param)
     noisy = folder / request.param
