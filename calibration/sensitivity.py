@@ -76,6 +76,11 @@ def sensitivity(
     Raises:
         CalibrationError: no sequences, wrong shapes, or programs that are not of one model.
     """
+    if _boundary(program) != _boundary(quantised):
+        raise CalibrationError(
+            f"the programs differ: {_boundary(program)} and {_boundary(quantised)}; "
+            "give the float program and the int8 one made from it"
+        )
     streams = collect_streams(program, sequences)
     originals = {n.name: n for n in program.module.graph.nodes}
     pairs = {
@@ -83,10 +88,6 @@ def sensitivity(
         for name in originals
         if any(n.name == f"{name}_dq" for n in quantised.module.graph.nodes)
     }
-    if not pairs:
-        raise CalibrationError(
-            "the programs share no tensor: give the float program and the int8 one made from it"
-        )
     exact = _Recorder(program.module, {name: name for name in pairs.values()})
     coarse = _Recorder(quantised.module, pairs)
     power = dict.fromkeys(pairs.values(), 0.0)
@@ -116,6 +117,11 @@ def sensitivity(
         for name, p in power.items()
     ]
     return sorted(table, key=lambda entry: entry.sqnr_db)
+
+
+def _boundary(program: StepProgram) -> dict[str, tuple[int, ...]]:
+    tensors = {t.name: t.shape for t in (*program.inputs, *program.outputs)}
+    return {**tensors, **{name: spec.shape for name, spec in program.states.items()}}
 
 
 def _op(program: StepProgram, node: fx.Node) -> str:
