@@ -45,6 +45,7 @@ def scan(
             # the op forbids an output that is also the carry
             return torch.utils._pytree.tree_map(torch.clone, carry), y.clone()
 
+        state = torch.utils._pytree.tree_map(_own, state)
         final, stacked = scan_op(combine, state, x, dim=dim)
         return stacked, final
     if x.shape[dim] == 0:
@@ -54,3 +55,8 @@ def scan(
         y, state = cell(frame, state)
         outputs.append(y)
     return torch.stack(outputs, dim=dim), state
+
+
+def _own(state: torch.Tensor) -> torch.Tensor:
+    """Return a state with memory of its own: the op wants it like what the cell returns."""
+    return state.clone(memory_format=torch.contiguous_format)

@@ -1,15 +1,14 @@
-"""Attention over time within a window of past frames: keys and values become rings.
+"""Attention over time within a window of frames: keys and values become rings.
 
-Scores of every frame against every other frame have two time axes. They can stream when the mask on
-them depends on nothing but the distance between frames and lets each frame see a bounded past. That
-is proved, not assumed: the part of the clip graph that makes the mask is run for several lengths and
-must say the same for every shift.
+With ``chunk`` new frames per hop and a mask that lets a frame see ``window`` frames up to itself and
+``ahead`` later ones, a hop relates ``chunk`` queries (late by ``ahead``) to
+``window - 1 + ahead + chunk`` keys, oldest first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -17,218 +16,121 @@ import torch
 from torch import fx
 
 from spectral_edge.streaming import edges
-from spectral_edge.streaming.rewrite import Rewriter
-from spectral_edge.streaming.rules import RULES, register, same_op
-from spectral_edge.streaming.value import Pair, Value, refusal
+from spectral_edge.streaming.masks import Mask, by_distance, find_mask, prove_mask, read_mask
+from spectral_edge.streaming.memory import settled
+from spectral_edge.streaming.rewrite import Rewriter, op_name
+from spectral_edge.streaming.rules import POINTWISE, RULES, argument, register, same_op
+from spectral_edge.streaming.value import Pair, StaticPair, Value, refusal
 
 __all__ = ["on_pairs"]
 
 _aten = torch.ops.aten
 KIND = "attention within a window"
-PROBE_LENGTHS = (64, 96, 640, 800)  # mask evaluated here; a window must be shorter than the last
-MASKED = -1e4  # additive masks below this mean "not allowed"
 NEVER = -1e9  # score of a frame that may not be seen
 
 
-@dataclass(frozen=True)
-class Mask:
-    """What a mask says of a frame ``d`` hops ago; ``bias`` has the window last, oldest first."""
-
-    window: int
-    allowed: torch.Tensor
-    bias: torch.Tensor | None
-
-
-def find_mask(ctx: Rewriter, scores: fx.Node) -> Mask:
-    """Return the mask that is applied to ``scores`` further on, proved to be shift-invariant.
-
-    Raises:
-        NotStreamable: no mask, or one that is not the same for every frame, looks ahead, or lets a
-            frame see all of the past.
-    """
-    frontier, seen = [scores], {scores}
-    while frontier:
-        node = frontier.pop(0)
-        for user in node.users:
-            found = _mask_applied_by(ctx, user, node)
-            if found is not None:
-                return _proved(ctx, user, *found)
-            if user not in seen and len(ctx.time_axes_of(user)) == 2:
-                seen.add(user)
-                frontier.append(user)
-    raise refusal(
-        scores,
-        "it relates every frame to every other frame without a mask",
-        "mask it to a window of past frames",
-    )
+def _spread(ctx: Rewriter, pair: Pair, rows: torch.Tensor, outside: float) -> torch.Tensor:
+    """Return rows by distance [..., window + ahead] as [..., chunk, keys]."""
+    chunk = ctx.chunk(pair.query)
+    width = pair.window + pair.ahead
+    whole = rows.new_full((*rows.shape[:-1], chunk, width + chunk - 1), outside)
+    for i in range(chunk):
+        whole[..., i, i : i + width] = rows
+    return whole
 
 
-def _mask_applied_by(
-    ctx: Rewriter, user: fx.Node, scores: fx.Node
-) -> tuple[fx.Node, Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]] | None:
-    """Return (mask node, how to read it) when ``user`` masks ``scores``."""
-
-    def additive(m: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        allowed = m > MASKED
-        bias = torch.where(allowed, m, torch.zeros(()))
-        return allowed, bias if bool((bias != 0).any()) else None
-
-    def static(node: Any) -> bool:
-        return isinstance(node, fx.Node) and ctx.is_static_pair(node)
-
-    args = user.args
-    if user.target is _aten.add.Tensor:
-        other = args[1] if args[0] is scores else args[0]
-        return (other, additive) if static(other) else None  # type: ignore[return-value]
-    if user.target is _aten.masked_fill.Scalar and static(args[1]):
-        return args[1], lambda m: (~m, None)  # type: ignore[return-value]
-    if user.target in (_aten.where.self, _aten.where.ScalarOther) and static(args[0]):
-        if args[1] is scores:
-            return args[0], lambda m: (m, None)  # type: ignore[return-value]
-        return args[0], lambda m: (~m, None)  # type: ignore[return-value]
-    return None
-
-
-def read_mask(m: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Read a mask in the convention of scaled_dot_product_attention: True allows, floats add."""
-    if m.dtype == torch.bool:
-        return m, None
-    allowed = m > MASKED
-    bias = torch.where(allowed, m, torch.zeros(()))
-    return allowed, bias if bool((bias != 0).any()) else None
-
-
-def _proved(
-    ctx: Rewriter,
-    node: fx.Node,
-    mask: fx.Node,
-    read: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]],
-) -> Mask:
-    found: Mask | None = None
-    for length in PROBE_LENGTHS:
-        allowed, bias = read(_evaluate(ctx, mask, length))
-        rows = allowed.flatten(0, -3).any(0) if allowed.ndim > 2 else allowed
-        if bool(rows.triu(1).any()):
-            raise refusal(node, "its mask lets a frame see later frames", "mask the future")
-        oldest = int(rows[-1].nonzero()[0])
-        window = length - oldest
-        if oldest == 0:
-            continue  # may still be a window longer than this probe
-        if found is not None and found.window != window:
-            raise refusal(node, "its window grows with the clip", "use a fixed window")
-        at = torch.arange(length)
-        distance = at[:, None] - at[None, :]
-        for what in (allowed, *([] if bias is None else [bias])):
-            by_distance = what[..., -1, :].flip(-1)
-            same = by_distance[..., distance.clamp(0, length - 1)] == what
-            inside = (distance >= 0) & (distance < window)
-            if not bool((same | ~inside).all()):
-                raise refusal(
-                    node, "its mask is not the same for every frame", "let it depend on distance"
-                )
-        found = Mask(
-            window, allowed[..., -1:, oldest:], None if bias is None else bias[..., -1:, oldest:]
-        )
-    if found is None:
-        raise refusal(
-            node, "a frame attends to all of the past", "mask it to a window of past frames"
-        )
-    return found
-
-
-def _evaluate(ctx: Rewriter, mask: fx.Node, length: int) -> torch.Tensor:
-    """Run the clip graph up to ``mask`` for ``length`` frames."""
-    inputs = []
-    for example, axis in zip(ctx.clip.example, ctx.clip.time_dims, strict=True):
-        shape = [1, *example.shape[1:]]
-        if axis is not None:
-            shape[axis] = length
-        inputs.append(torch.zeros(shape, dtype=example.dtype))
-    needed = {mask}
-    for n in reversed(list(ctx.clip.module.graph.nodes)):
-        if n in needed:
-            needed.update(n.all_input_nodes)
-    env: dict[fx.Node, Any] = {}
-    runner = fx.Interpreter(ctx.clip.module)
-    given = iter(inputs)
-    with torch.no_grad():
-        for n in ctx.clip.module.graph.nodes:
-            if n.op == "placeholder":
-                env[n] = next(given)
-            elif n in needed:
-                runner.env = env
-                env[n] = runner.run_node(n)
-    value: torch.Tensor = env[mask]
-    return value
-
-
-# -- emitting -------------------------------------------------------------------------------------
-
-
-def _apply(ctx: Rewriter, scores: fx.Node, query: Value, mask: Mask, ndim: int) -> fx.Node:
-    """Add the bias of the mask, and shut out frames before the clip or outside the mask."""
+def _apply(ctx: Rewriter, pair: Pair, mask: Mask, scores: fx.Node, ndim: int) -> fx.Node:
+    """Add the bias of the mask, and shut out frames outside the mask or the clip."""
+    name = ctx.name_here()
     if mask.bias is not None:
-        bias = ctx.constant(mask.bias.contiguous(), f"{ctx.name_here()}_relative_bias")
+        bias = ctx.constant(_spread(ctx, pair, mask.bias, 0.0), f"{name}_relative_bias")
         scores = ctx.emit(_aten.add.Tensor, (scores, bias))
-    if not bool(mask.allowed.all()):
-        allowed = ctx.constant(mask.allowed.contiguous(), f"{ctx.name_here()}_allowed")
-        scores = ctx.emit(_aten.where.ScalarOther, (allowed, scores, NEVER))
-    if mask.window > 1:
-        scores = ctx.emit(
-            _aten.where.ScalarOther, (_started(ctx, query, mask.window, ndim), scores, NEVER)
-        )
+    allowed = _spread(ctx, pair, mask.allowed, False)
+    shut: list[fx.Node] = []
+    if not bool(allowed.all()):
+        shut.append(ctx.constant(allowed, f"{name}_allowed"))
+    shut += _inside_clip(ctx, pair, ndim)
+    for valid in shut:
+        scores = ctx.emit(_aten.where.ScalarOther, (valid, scores, NEVER))
     return scores
 
 
-def _started(ctx: Rewriter, query: Value, window: int, ndim: int) -> fx.Node:
-    """Return a bool node [1, …, window]: whether the frame of each key is inside the clip."""
-    first_hop = torch.arange(window - 1, -1, -1, dtype=torch.int32) + query.offset
-    ages = ctx.constant(first_hop, f"{ctx.name_here()}_key_age")
-    inside = ctx.emit(_aten.ge.Tensor, (edges.clock(ctx), ages))
-    return ctx.emit(_aten.view.default, (inside, [1] * (ndim - 1) + [window]))
+def _inside_clip(ctx: Rewriter, pair: Pair, ndim: int) -> list[fx.Node]:
+    """Return bool nodes [1, …, keys]: whether the frame of each key is inside the clip."""
+    chunk, before = ctx.chunk(pair.query), pair.window - 1 + pair.ahead
+    keys, offset = before + chunk, pair.query.offset - pair.ahead
+    index = edges.clock(ctx)
+    if chunk > 1:
+        index = ctx.emit(_aten.mul.Scalar, (index, chunk))
+    shape = [1] * (ndim - 1) + [keys]
+    tests = []
+    if before + offset > 0:
+        needed = torch.arange(before, before - keys, -1, dtype=torch.int32) + offset
+        ages = ctx.constant(needed, f"{ctx.name_here()}_key_age")
+        tests.append(ctx.emit(_aten.ge.Tensor, (index, ages)))
+    if pair.ahead and ctx.flushes:
+        newest = replace(pair.query, offset=offset)
+        later = torch.arange(before, before - keys, -1, dtype=torch.int32)
+        lead = ctx.constant(later, f"{ctx.name_here()}_key_lead")
+        end = ctx.emit(_aten.add.Tensor, (edges.end_of_clip(ctx, newest), lead))
+        tests.append(ctx.emit(_aten.lt.Tensor, (index, end)))
+    return [ctx.emit(_aten.reshape.default, (test, shape)) for test in tests]
 
 
-def _one_frame_per_hop(ctx: Rewriter, node: fx.Node, *values: Value) -> None:
-    for v in values:
-        if ctx.chunk(v) != 1 or not v.pure:
-            raise refusal(
-                node, "attention over time needs one frame per hop", "avoid strides before it"
-            )
+def _check(ctx: Rewriter, node: fx.Node, *values: Value) -> None:
+    if any(not v.pure for v in values) or len({v.rate for v in values}) > 1:
+        raise refusal(node, "time is merged with another axis", "keep time on its own axis")
+
+
+def _begin(ctx: Rewriter, node: fx.Node, query: Value, key: Value, mask: Mask) -> tuple[Pair, Any]:
+    """Return an empty pair and the ring of keys."""
+    query, key = ctx.aligned([settled(ctx, query), settled(ctx, key)])
+    _check(ctx, node, query, key)
+    rate = query.rate
+    past = max(query.past, key.past + Fraction(mask.window - 1) / rate)
+    late = replace(ctx.delayed(query, mask.ahead), past=past)
+    keys = ctx.history(key, mask.window - 1 + mask.ahead)
+    return Pair(late.node, node, late, mask.window, mask.ahead), keys
 
 
 def _scores_or_matmul(ctx: Rewriter, node: fx.Node, fallback: Callable[..., Any]) -> Any:
     """Matrix product: scores (two time axes), weighted sum of values, or an ordinary product."""
     is_baddbmm = node.target is _aten.baddbmm.default
-    left, right = (ctx.env[n] for n in node.args[-2:])
-    if isinstance(left, Pair) and isinstance(right, Value):
-        return _weighted_sum(ctx, node, left, right)
+    first, second = node.args[-2:]
+    left = ctx.env[first]  # type: ignore[index]
+    if isinstance(left, Pair):
+        return _weighted_sum(ctx, node, left, replace(ctx.value(second), clip=second))
     if len(ctx.time_axes_of(node)) != 2:
         return fallback(ctx, node)
+    left, right = ctx.value(first), ctx.value(second)
     ndim = node.meta["val"].ndim
-    if left.axis != ndim - 2 or right.axis != right.clip.meta["val"].ndim - 1:
+    if left.axis != ndim - 2 or right.axis != second.meta["val"].ndim - 1:  # type: ignore[union-attr]
         raise refusal(node, "it relates all frames to each other", "attend within a window")
-    left, right = ctx.aligned([left, right])
-    _one_frame_per_hop(ctx, node, left, right)
-    mask = (
-        _proved(ctx, node, node.args[0], read_mask)  # type: ignore[arg-type]
-        if is_baddbmm
-        else find_mask(ctx, node)
-    )
-    keys = ctx.history(right, mask.window - 1)
-    scores = ctx.emit(_aten.matmul.default, (left.node, keys))
+    right = replace(right, clip=second)
     if is_baddbmm:
-        scores = _apply(ctx, scores, left, mask, ndim)
-    past = max(left.past, right.past + mask.window - 1)
-    return Pair(scores, node, replace(left, past=past), mask.window, masked=is_baddbmm)
+        mask, applied = prove_mask(ctx, node, node.args[0], read_mask), None  # type: ignore[arg-type]
+    else:
+        mask, applied = find_mask(ctx, node)
+    pair, keys = _begin(ctx, node, replace(left, clip=first), right, mask)
+    scores = ctx.emit(_aten.matmul.default, (pair.query.node, keys))
+    if is_baddbmm:
+        scores = _apply(ctx, pair, mask, scores, ndim)
+    return replace(pair, node=scores, mask=mask, applied=applied)
 
 
 def _weighted_sum(ctx: Rewriter, node: fx.Node, weights: Pair, value: Value) -> Value:
-    aligned = ctx.delayed(value, weights.query.offset - value.offset)
-    values = ctx.history(aligned, weights.window - 1)
+    offset = weights.query.offset - weights.ahead
+    value = settled(ctx, value)
+    if value.offset > offset:
+        raise refusal(
+            node, "its values look further ahead than its keys", "delay keys and values alike"
+        )
+    _check(ctx, node, weights.query, value)
+    late = ctx.delayed(value, offset - value.offset)
+    values = ctx.history(late, weights.window - 1 + weights.ahead)
     out = ctx.emit(_aten.matmul.default, (weights.node, values))
-    axis = ctx.time_axis(node)
-    past = max(weights.query.past, value.past + weights.window - 1)
-    return replace(weights.query, node=out, clip=node, axis=axis, past=past)
+    past = max(weights.query.past, value.past + Fraction(weights.window - 1) / value.rate)
+    return replace(weights.query, node=out, clip=node, axis=ctx.time_axis(node), past=past)
 
 
 _plain_matmul = RULES[_aten.matmul.default]
@@ -241,61 +143,87 @@ def _matmul(ctx: Rewriter, node: fx.Node) -> Any:
 
 @register(KIND, "scaled_dot_product_attention")
 def _sdpa(ctx: Rewriter, node: fx.Node) -> Value:
-    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-    given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
-    query, key, value = (ctx.value(given[n]) for n in names[:3])
+    given = {n: argument(node, n) for n in ("query", "key", "value", "attn_mask", "scale")}
+    query, key, value = (replace(ctx.value(given[n]), clip=given[n]) for n in list(given)[:3])
     ndim = query.clip.meta["val"].ndim
     if query.axis != ndim - 2:
         return same_op(ctx, node)  # attention inside a frame
-    mask_node = given.get("attn_mask")
-    if mask_node is None:
+    mask_node = given["attn_mask"]
+    if argument(node, "enable_gqa") or mask_node is None or not ctx.is_static_pair(mask_node):
         raise refusal(
             node, "a frame attends to all of the past", "pass attn_mask with a window of frames"
         )
-    query, key, value = ctx.aligned([query, key, value])
-    _one_frame_per_hop(ctx, node, query, key, value)
-    mask = _proved(ctx, node, mask_node, read_mask)  # type: ignore[arg-type]
-    scale = given.get("scale") or float(query.clip.meta["val"].shape[-1]) ** -0.5
-    keys, values = ctx.history(key, mask.window - 1), ctx.history(value, mask.window - 1)
-    scaled = ctx.emit(_aten.mul.Scalar, (query.node, scale))
+    mask = prove_mask(ctx, node, mask_node, read_mask)
+    latest = max(query.offset, key.offset, value.offset)
+    query, key, value = (settled(ctx, v) for v in (query, key, value))
+    key = ctx.delayed(key, latest - key.offset) if key.offset < latest else key
+    pair, keys = _begin(ctx, node, query, key, mask)
+    scale = given["scale"] or float(query.clip.meta["val"].shape[-1]) ** -0.5
+    scaled = ctx.emit(_aten.mul.Scalar, (pair.query.node, scale))
     scores = ctx.emit(_aten.matmul.default, (scaled, ctx.emit(_aten.transpose.int, (keys, -2, -1))))
-    scores = _apply(ctx, scores, query, mask, ndim)
+    scores = _apply(ctx, pair, mask, scores, ndim)
     weights = ctx.emit(_aten.softmax.int, (scores, -1))
-    out = ctx.emit(_aten.matmul.default, (weights, values))
-    past = max(query.past, Fraction(max(key.past, value.past) + mask.window - 1))
-    return replace(query, node=out, clip=node, past=past)
+    return _weighted_sum(ctx, node, replace(pair, node=weights), value)
+
+
+# -- ops on scores and weights ------------------------------------------------------------------
+
+_POINTWISE = {
+    getattr(getattr(_aten, name.partition(".")[0]), name.partition(".")[2] or "default")
+    for name in POINTWISE
+}
+_VIEWS = {"view", "reshape", "unsqueeze", "squeeze", "_unsafe_view", "flatten", "unflatten"}
+_NOTHING = {"clone", "contiguous", "dropout", "detach", "alias"}
 
 
 def on_pairs(ctx: Rewriter, node: fx.Node) -> Pair:
     """Rewrite an op on scores or weights: pointwise, softmax over the keys, masks, reshapes."""
     pairs = [ctx.env[n] for n in node.all_input_nodes if isinstance(ctx.env.get(n), Pair)]
-    pair = pairs[0]
-    val = node.meta["val"]
-    applied = _mask_applied_by(ctx, node, pair.clip)
-    if applied is not None and not pair.masked:
-        mask = _proved(ctx, node, *applied)
-        scores = _apply(ctx, pair.node, pair.query, mask, val.ndim)
-        return replace(pair, node=scores, clip=node, masked=True)
+    pair: Pair = pairs[0]
+    val, name = node.meta["val"], op_name(node)
+    if node is pair.applied and pair.mask is not None:
+        scores = _apply(ctx, pair, pair.mask, pair.node, val.ndim)
+        return replace(pair, node=scores, clip=node, applied=None)
     axes = ctx.time_axes_of(node)
-    if len(axes) != 2 or axes[1] != val.ndim - 1:
-        raise refusal(
-            node, "it rearranges or reduces scores over frames", "softmax over the last axis"
-        )
-    if node.target in (_aten.softmax.int, _aten.view.default, _aten.reshape.default):
-        if node.target is _aten.softmax.int and node.args[1] not in (-1, val.ndim - 1):
+    if axes != [val.ndim - 2, val.ndim - 1]:
+        raise refusal(node, "it rearranges scores over frames", "keep [..., queries, keys]")
+    if name in _NOTHING:
+        return replace(pair, clip=node)
+    if name in _VIEWS:
+        shape = ctx.step_shape(val)
+        shape[-1] = pair.window - 1 + pair.ahead + ctx.chunk(pair.query)
+        return replace(pair, node=ctx.emit(_aten.reshape.default, (pair.node, shape)), clip=node)
+    if name in ("softmax", "_softmax", "log_softmax"):
+        if node.args[1] not in (-1, val.ndim - 1):
             raise refusal(node, "softmax runs over the queries", "softmax over the last axis")
-        if node.target is not _aten.softmax.int:
-            shape = ctx.step_shape(val)
-            shape[-1] = pair.window
-            return replace(pair, node=ctx.emit(_aten.view.default, (pair.node, shape)), clip=node)
+    elif node.target not in _POINTWISE:
+        raise refusal(
+            node, "it works on scores over frames", "use pointwise ops, masks and softmax on scores"
+        )
 
-    def swap(n: fx.Node) -> fx.Node:
-        found = ctx.env[n]
-        if isinstance(found, Pair):
-            return found.node
-        if isinstance(found, Value) and found.axis is None:
-            return found.node
+    def swap(n: fx.Node) -> Any:
+        return _operand(ctx, node, pair, n)
+
+    args, kwargs = fx.map_arg(node.args, swap), fx.map_arg(node.kwargs, swap)
+    return replace(pair, node=ctx.emit(node.target, args, dict(kwargs)), clip=node)
+
+
+def _operand(ctx: Rewriter, node: fx.Node, pair: Pair, n: fx.Node) -> Any:
+    """Return what an operand of an op on scores is within one hop."""
+    found = ctx.env[n]
+    if isinstance(found, Pair):
+        return found.node
+    if isinstance(found, StaticPair):
+        rows = by_distance(ctx, node, n, pair.window, pair.ahead)
+        return ctx.constant(_spread(ctx, pair, rows, 0), f"{ctx.name_here()}_by_distance")
+    value = replace(ctx.value(n), clip=n)
+    if value.axis is None:
+        return value.node
+    from_end = value.axis - n.meta["val"].ndim
+    offset = pair.query.offset if from_end == -2 else pair.query.offset - pair.ahead
+    if from_end not in (-1, -2) or value.offset > offset or not value.pure:
         raise refusal(node, "it combines scores with something else over time", "mask scores")
-
-    args = fx.map_arg(node.args, swap)
-    return replace(pair, node=ctx.emit(node.target, args, dict(node.kwargs)), clip=node)
+    late = ctx.delayed(settled(ctx, value), offset - max(value.offset, 0))
+    if from_end == -2:
+        return late.node
+    return ctx.history(late, pair.window - 1 + pair.ahead)

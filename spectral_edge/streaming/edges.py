@@ -21,7 +21,10 @@ from spectral_edge.streaming.value import Value, refusal
 if TYPE_CHECKING:
     from spectral_edge.streaming.rewrite import Rewriter
 
-__all__ = ["clock", "held", "held_last", "kept_while_warming_up", "started", "with_frames_before"]
+__all__ = [
+    "clock", "end_of_clip", "held", "held_last", "kept_while_warming_up", "started",
+    "with_frames_before",
+]  # fmt: skip
 
 _aten = torch.ops.aten
 
@@ -119,7 +122,7 @@ def _inside_clip(ctx: Rewriter, value: Value, *, at_start: bool, at_end: bool) -
     if at_start:
         tests.append(ctx.emit(_aten.ge.Scalar, (index, value.offset)))
     if at_end:
-        tests.append(ctx.emit(_aten.lt.Tensor, (index, _end(ctx, value))))
+        tests.append(ctx.emit(_aten.lt.Tensor, (index, end_of_clip(ctx, value))))
     valid = tests[0]
     if len(tests) > 1:
         valid = ctx.emit(_aten.logical_and.default, tuple(tests))
@@ -128,7 +131,7 @@ def _inside_clip(ctx: Rewriter, value: Value, *, at_start: bool, at_end: bool) -
     return ctx.emit(_aten.reshape.default, (valid, shape))
 
 
-def _end(ctx: Rewriter, value: Value) -> fx.Node:
+def end_of_clip(ctx: Rewriter, value: Value) -> fx.Node:
     """Return the clock, in frames of ``value``, at which its clip has ended."""
     length = value.clip.meta["val"].shape[value.axis]
     extra = ctx.clip.size(length, 5040) - int(5040 * value.rate)

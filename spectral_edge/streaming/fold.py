@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import torch
@@ -11,9 +10,10 @@ from torch import fx
 __all__ = ["fold_batch_norm", "get_constant", "set_constant"]
 
 _aten = torch.ops.aten
+_TRANSPOSED = {_aten.conv_transpose1d.default, _aten.conv_transpose2d.input}
 _PRODUCERS = {
     _aten.conv1d.default, _aten.conv2d.default, _aten.conv1d.padding, _aten.conv2d.padding,
-    _aten.linear.default,
+    _aten.linear.default, *_TRANSPOSED,
 }  # fmt: skip
 
 
@@ -26,12 +26,17 @@ def get_constant(module: fx.GraphModule, node: fx.Node) -> torch.Tensor:
     return value.detach()
 
 
-def set_constant(module: fx.GraphModule, like: fx.Node, name: str, value: torch.Tensor) -> fx.Node:
+def set_constant(
+    module: fx.GraphModule, like: fx.Node, name: str, value: torch.Tensor, *, learned: bool = True
+) -> fx.Node:
     """Register ``value`` as a parameter or buffer and return a ``get_attr`` node before ``like``."""
     unique, count = name, 1
     while hasattr(module, unique):
         unique, count = f"{name}_{count}", count + 1
-    module.register_parameter(unique, torch.nn.Parameter(value, requires_grad=True))
+    if learned and value.dtype.is_floating_point:
+        module.register_parameter(unique, torch.nn.Parameter(value.clone()))
+    else:
+        module.register_buffer(unique, value.clone())
     with module.graph.inserting_before(like):
         node = module.graph.get_attr(unique)
     node.meta["val"] = value
@@ -48,11 +53,10 @@ def fold_batch_norm(module: fx.GraphModule) -> int:
     """
     removed = 0
     for node in list(module.graph.nodes):
-        if node.op != "call_function" or node.target is not _aten.batch_norm.default:
+        found = _parameters(node)
+        if found is None:
             continue
-        x, gamma, beta, mean, var, training, _, eps = node.args[:8]
-        if training:
-            continue
+        x, gamma, beta, mean, var, eps = found
         variance = get_constant(module, var)
         factor = (variance + eps).rsqrt()
         if gamma is not None:
@@ -60,17 +64,32 @@ def fold_batch_norm(module: fx.GraphModule) -> int:
         shift = -get_constant(module, mean) * factor
         if beta is not None:
             shift = shift + get_constant(module, beta)
-        if x.target in _PRODUCERS and len(x.users) == 1 and x.args[1].op == "get_attr":
+        if _on_channels(x) and len(x.users) == 1 and x.args[1].op == "get_attr":
             _fold_into(module, x, factor, shift)
-            node.replace_all_uses_with(x)
+            new = x
         else:
-            _as_affine(module, node, x, factor, shift)
-        module.graph.erase_node(node)
+            new = _as_affine(module, node, x, factor, shift)
+        for reader in list(node.users) if isinstance(node.meta["val"], tuple) else [node]:
+            reader.replace_all_uses_with(new)
+            module.graph.erase_node(reader)
+        if node.graph is not None and node in module.graph.nodes:
+            module.graph.erase_node(node)
         removed += 1
-    _drop_counter_updates(module)
     module.graph.eliminate_dead_code()
     module.recompile()
     return removed
+
+
+def _parameters(node: fx.Node) -> Any:
+    """Return (x, gamma, beta, mean, var, eps) of a norm by stored statistics, else None."""
+    args: Any = node.args
+    if node.target is _aten._native_batch_norm_legit_no_training.default:
+        return (*args[:5], args[6])
+    if node.target is _aten.batch_norm.default:
+        return None if args[5] else (*args[:5], args[7])
+    if node.target is _aten.instance_norm.default:
+        return None if args[5] else (*args[:5], args[7])
+    return None
 
 
 def _fold_into(
@@ -79,7 +98,7 @@ def _fold_into(
     weight = get_constant(module, producer.args[1])  # type: ignore[arg-type]
     bias_node = producer.args[2] if len(producer.args) > 2 else None
     bias = get_constant(module, bias_node) if isinstance(bias_node, fx.Node) else 0.0
-    new_weight = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
+    new_weight = _scaled(producer, weight, factor)
     new_bias = bias * factor + shift
     stem = str(producer.args[1].target).replace(".", "_")  # type: ignore[union-attr]
     args = list(producer.args) + [None] * (3 - len(producer.args))
@@ -88,9 +107,27 @@ def _fold_into(
     producer.args = tuple(args)
 
 
+def _on_channels(x: fx.Node) -> bool:
+    """Return True for a producer whose output channels are the axis that the norm scales."""
+    if x.target is _aten.linear.default:
+        return bool(x.meta["val"].ndim == 2)
+    return x.target in _PRODUCERS
+
+
+def _scaled(producer: fx.Node, weight: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Scale the output channels of a weight; transposed convolutions keep them on axis 1."""
+    if producer.target not in _TRANSPOSED:
+        return weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
+    groups = producer.args[6] if len(producer.args) > 6 else 1
+    assert isinstance(groups, int)
+    parts = weight.reshape(groups, -1, *weight.shape[1:])
+    shape = (groups, 1, -1, *[1] * (weight.ndim - 2))
+    return (parts * factor.reshape(shape)).reshape(weight.shape)
+
+
 def _as_affine(
     module: fx.GraphModule, node: fx.Node, x: fx.Node, factor: torch.Tensor, shift: torch.Tensor
-) -> None:
+) -> fx.Node:
     shape = (-1, *[1] * (x.meta["val"].ndim - 2))
     scale = set_constant(module, node, f"{node.name}_scale", factor.reshape(shape))
     offset = set_constant(module, node, f"{node.name}_shift", shift.reshape(shape))
@@ -98,13 +135,5 @@ def _as_affine(
         scaled = module.graph.call_function(_aten.mul.Tensor, (x, scale))
         result = module.graph.call_function(_aten.add.Tensor, (scaled, offset))
     for new in (scaled, result):
-        new.meta = dict(node.meta)
-    node.replace_all_uses_with(result)
-
-
-def _drop_counter_updates(module: fx.GraphModule) -> None:
-    """Remove what is left of training-mode bookkeeping: in-place updates nobody reads."""
-    for node in reversed(list(module.graph.nodes)):
-        in_place = node.op == "call_function" and node.target in (_aten.add_.Tensor, operator.iadd)
-        if in_place and not node.users and node.args[0].op == "get_attr":
-            module.graph.erase_node(node)
+        new.meta = {**node.meta, "val": x.meta["val"]}
+    return result

@@ -84,15 +84,14 @@ class _Opaque(nn.Module):
         self.has_bias, self.hidden_size = inner.bias, inner.hidden_size
         self.input_size, self.num_layers = inner.input_size, inner.num_layers
         self.names = [name for layer in inner._all_weights for name in layer]
-        for name in self.names:
-            self.register_parameter(name, getattr(inner, name))
+        self.weights = inner  # its forward is never called
 
     def flatten_parameters(self) -> None:
         """Nothing to do: called by models before they run the recurrence."""
 
     def forward(self, x: torch.Tensor, hx: Any = None) -> tuple[torch.Tensor, Any]:
         initial = [] if hx is None else list(hx) if isinstance(hx, tuple) else [hx]
-        weights = [getattr(self, name) for name in self.names]
+        weights = [getattr(self.weights, name) for name in self.names]
         y, h = recurrent(
             x, initial, weights, self.mode, self.layers, self.bidirectional, self.batch_first,
             self.has_bias,

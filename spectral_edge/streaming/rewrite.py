@@ -32,7 +32,7 @@ _aten = torch.ops.aten
 SIZES_ONLY = {
     "sym_size", "new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like",
 }  # fmt: skip
-JUDGES = {"cat"}  # rules that look at a refused operand themselves
+JUDGES = {_aten.cat.default, _aten.slice_scatter.default, torch.ops.higher_order.scan}  # rules that look at a refused operand themselves
 LONG = 5040  # frames; a multiple of every stride product that occurs
 
 
@@ -113,7 +113,7 @@ class Rewriter:
             return None  # size arithmetic: rules read shapes from the metadata
         if self.is_static_pair(node):
             return StaticPair(node)
-        if op_name(node) not in SIZES_ONLY | JUDGES:
+        if op_name(node) not in SIZES_ONLY and node.target not in JUDGES:
             for n in node.all_input_nodes:
                 if isinstance(self.env.get(n), Refused):
                     raise self.env[n].error

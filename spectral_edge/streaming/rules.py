@@ -186,13 +186,13 @@ POINTWISE = (
     "bitwise_and.Tensor", "bitwise_or.Tensor", "sign", "round", "floor", "ceil", "trunc", "frac",
     "fmod.Scalar", "remainder.Scalar", "rsub.Scalar", "rsub.Tensor", "atan2", "hypot", "erf",
     "masked_fill.Scalar", "masked_fill.Tensor", "addcmul", "addcdiv", "lerp.Scalar", "lerp.Tensor",
-    "nan_to_num", "logaddexp", "isnan", "to.dtype", "to.dtype_layout", "_to_copy", "type_as",
+    "nan_to_num", "logaddexp", "isnan", "__and__.Tensor", "__or__.Tensor", "to.dtype", "to.dtype_layout", "_to_copy", "type_as",
 )  # fmt: skip
 register("pointwise", *POINTWISE)(same_op)
 
 
 @register(
-    "nothing to do", "clone", "contiguous", "alias", "detach", "lift_fresh_copy",
+    "nothing to do", "clone", "contiguous", "alias", "detach", "detach_", "lift_fresh_copy",
     "dropout", "feature_dropout", "alpha_dropout",
 )  # fmt: skip
 def _identity(ctx: Rewriter, node: fx.Node) -> Value:
@@ -308,5 +308,10 @@ _refused(
     "a transform inside the model needs framing, which belongs to the fixed-point front end",
     "let the model start at the spectrum (spectral_edge.StftFrontend computes it) and end at a mask",
     "stft", "stft.center", "istft", "fft_rfft", "fft_irfft", "fft_fft", "fft_ifft", "fft_rfft2",
+)  # fmt: skip
+_refused(
+    "engines have no complex numbers",
+    "keep real and imaginary parts as channels",
+    "view_as_complex", "complex", "polar", "view_as_real",
 )  # fmt: skip
 _refused("engines have no 3-D convolution", "use conv2d over (frames, bands)", "conv3d")

@@ -16,7 +16,6 @@ from spectral_edge.streaming.rules import (
     aligned_operands,
     argument,
     mapped,
-    operands,
     positive_axis,
     refuse_time,
     register,
@@ -278,13 +277,60 @@ def _stack(ctx: Rewriter, node: fx.Node) -> Value:
     args, kwargs = mapped(ctx, node, values)
     return result(ctx, node, ctx.emit(node.target, args, kwargs), values)
 
-@register(KIND, "slice_scatter", "select_scatter")
-def _scatter(ctx: Rewriter, node: fx.Node) -> Value:
-    base, source = operands(ctx, node)[:2]
-    dim = positive_axis(argument(node, "dim", 0), base.clip.meta["val"].ndim)
-    if dim == source.axis:
+@register(KIND, "copy")
+def _copy(ctx: Rewriter, node: fx.Node) -> Value:
+    """``y[...] = x``: only the shape of y counts."""
+    source: Any = node.args[1]
+    value = replace(ctx.value(source), clip=source)
+    if len(source.meta["val"].shape) == len(node.meta["val"].shape):
+        same = zip(source.meta["val"].shape, node.meta["val"].shape, strict=True)
+        if all(str(a) == str(b) for a, b in same):
+            return replace(value, clip=node)
+    if value.axis is None and ctx.time_axes_of(node):
+        raise refusal(node, "it writes a constant over frames", "use torch.where or a product")
+    new = ctx.emit(_aten.expand.default, (value.node, step_sizes(ctx, node.meta["val"])))
+    return result(ctx, node, new, [value])
+
+
+@register(KIND, "select_scatter")
+def _select_scatter(ctx: Rewriter, node: fx.Node) -> Value:
+    base, source = aligned_operands(ctx, node)[:2]
+    dim = positive_axis(argument(node, "dim"), node.meta["val"].ndim)
+    index = positive_axis(argument(node, "index"), int(node.meta["val"].shape[dim]))
+    piece = ctx.emit(_aten.unsqueeze.default, (source.node, dim))
+    return _replaced(ctx, node, [base, source], piece, dim, (index, index + 1))
+
+
+def _replaced(
+    ctx: Rewriter,
+    node: fx.Node,
+    values: list[Value],
+    piece: fx.Node,
+    dim: int,
+    span: tuple[int, int],
+) -> Value:
+    """Join what stands before ``span`` on axis ``dim``, a new piece, and what stands after it."""
+    size = node.meta["val"].shape[dim]
+    if dim in ctx.time_axes_of(node) or not isinstance(size, int):
         raise refusal(
             node, "it writes some frames of the clip", "shift with torch.nn.functional.pad"
         )
-    return same_op(ctx, node)
+    pieces, base = [piece], values[0].node
+    if span[0] > 0:
+        pieces.insert(0, ctx.emit(_aten.slice.Tensor, (base, dim, 0, span[0])))
+    if span[1] < size:
+        pieces.append(ctx.emit(_aten.slice.Tensor, (base, dim, span[1], size)))
+    new = piece if len(pieces) == 1 else ctx.emit(_aten.cat.default, (pieces, dim))
+    return result(ctx, node, new, values)
 
+
+def replace_slice(ctx: Rewriter, node: fx.Node) -> Value:
+    """Rule of ``y[:, a:b] = x`` on an axis other than time."""
+    dim = positive_axis(argument(node, "dim", 0), node.meta["val"].ndim)
+    values, size = aligned_operands(ctx, node)[:2], node.meta["val"].shape[dim]
+    start, end = argument(node, "start") or 0, argument(node, "end")
+    if argument(node, "step", 1) != 1 or not isinstance(size, int):
+        raise refusal(node, "it writes every other element", "use torch.cat or torch.stack")
+    end = size if end is None else min(positive_axis(end, size), size)
+    span = (positive_axis(start, size), end)
+    return _replaced(ctx, node, values, values[1].node, dim, span)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -20,6 +20,7 @@ from spectral_edge.streaming.rules import (
     result,
     same_op,
 )
+from spectral_edge.streaming.rules_shape import replace_slice
 from spectral_edge.streaming.rules_window import padded, replicated, windowed
 from spectral_edge.streaming.value import Refused, Value, refusal
 
@@ -171,6 +172,26 @@ def _is_first_frame(piece: fx.Node, clip: fx.Node, dim: int) -> bool:
     if positive_axis(argument(piece, "dim", 0), clip.meta["val"].ndim) != dim:
         return False
     return not argument(piece, "start") and piece.meta["val"].shape[dim] == 1
+
+
+@register(KIND, "slice_scatter")
+def _slice_scatter(ctx: Rewriter, node: fx.Node) -> Value:
+    """``y[..., start:] = x`` on constants: a shift; on channels: pieces joined."""
+    base, source = (cast(fx.Node, n) for n in node.args[:2])
+    ndim = source.meta["val"].ndim
+    dim = positive_axis(argument(node, "dim", 0), ndim)
+    start, size = argument(node, "start") or 0, node.meta["val"].shape[dim]
+    if dim not in ctx.time_axes_of(node):
+        return replace_slice(ctx, node)
+    value = replace(ctx.value(source), clip=source)
+    fill = _constant_fill(base)
+    count = source.meta["val"].shape[dim]
+    after = ctx.clip.size(size, 96) - ctx.clip.size(count, 96) - start
+    if fill is None or not value.pure or start < 0 or after < 0:
+        raise refusal(
+            node, "it writes some frames of the clip", "shift with torch.nn.functional.pad"
+        )
+    return replace(padded(ctx, node, value, start, after, fill), clip=node)
 
 
 @register(KIND, "roll")

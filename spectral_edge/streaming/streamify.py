@@ -59,8 +59,8 @@ def streamify(
     dims = [
         d + t.ndim if d is not None and d < 0 else d for d, t in zip(dims, tensors, strict=True)
     ]
-    model = copy.deepcopy(model).eval()
-    clip = trace(opaque_recurrence(copy.deepcopy(model)), tensors, dims)
+    model = _copy(model).eval()
+    clip = trace(opaque_recurrence(_copy(model)), tensors, dims)
     program = _rewrite(clip)
     if check_lengths:
         error = verify(program, model, tensors, check_lengths)
@@ -68,6 +68,16 @@ def streamify(
             provenance={**program.provenance, "streaming_parity": f"{error:.1e} of the peak"}
         )
     return program.with_(provenance={**program.provenance, "model": type(model).__name__})
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """Deep copy; tensors that hooks compute (old weight norm) are copied by value."""
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, torch.Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    return copy.deepcopy(model, memo)
 
 
 def _rewrite(clip: ClipGraph) -> StepProgram:

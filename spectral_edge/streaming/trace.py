@@ -16,6 +16,12 @@ from torch.export import Dim
 
 from spectral_edge.errors import NotStreamable, SpecError
 from spectral_edge.streaming.fold import fold_batch_norm
+from spectral_edge.streaming.spell import (
+    fold_constants,
+    pack_groups,
+    spell_einsum,
+    without_mutation,
+)
 
 __all__ = ["ClipGraph", "trace"]
 
@@ -69,6 +75,13 @@ class ClipGraph:
         low, high = 10 * step, 11 * step
         return Fraction(self.size(value, high, batch) - self.size(value, low, batch), step)
 
+    def count_time_axes(self, node: fx.Node) -> int:
+        """Return how many axes of a node's tensor grow with the number of frames."""
+        val = node.meta.get("val")
+        if not isinstance(val, torch.Tensor):
+            return 0
+        return sum(self.slope(size) != 0 for size in val.shape)
+
 
 def trace(
     model: nn.Module, example: Sequence[torch.Tensor], time_dims: Sequence[int | None]
@@ -102,27 +115,63 @@ def trace(
         args.append(_random_like(tensor, shape))
         shapes.append(dims)
     exported = _export(model, tuple(args), tuple(shapes))
-    module = exported.module(check_guards=False)
+    module = without_mutation(exported)
+    fold_constants(module)
     fold_batch_norm(module)
+    pack_groups(module)
     placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
     frames, batch = _symbols(placeholders, time_dims)
     with torch.no_grad():
         result = model(*args)
     output_names, kind = _output_names(result)
-    return ClipGraph(
+    clip = ClipGraph(
         module, names, tuple(time_dims), output_names, kind, tuple(args), frames, batch
     )
+    spell_einsum(module, clip.count_time_axes)
+    module.recompile()
+    return clip
 
 
 @contextmanager
 def _symbolic_friendly() -> Iterator[None]:
     """Spell calls that tracing would tie to one length in a form that keeps it symbolic."""
-    original = torch.max_pool1d
-    torch.max_pool1d = _max_pool1d
+    replaced = [
+        (torch, "max_pool1d", _max_pool1d),
+        (torch, "diff", _diff),
+        (torch.Tensor, "diff", _diff),
+        (nn.modules.transformer, "_detect_is_causal_mask", _is_causal_hint),
+    ]
+    originals = [getattr(owner, name) for owner, name, _ in replaced]
+    fast = torch.backends.mha.get_fastpath_enabled()
     try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        for owner, name, substitute in replaced:
+            setattr(owner, name, substitute)
         yield
     finally:
-        torch.max_pool1d = original
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for (owner, name, _), original in zip(replaced, originals, strict=True):
+            setattr(owner, name, original)
+
+
+def _is_causal_hint(mask: Any, is_causal: bool | None = None, size: int | None = None) -> bool:
+    """Answer for a layer that would look into its mask; the flag is only a hint."""
+    return bool(is_causal)
+
+
+def _diff(
+    x: torch.Tensor,
+    n: int = 1,
+    dim: int = -1,
+    prepend: torch.Tensor | None = None,
+    append: torch.Tensor | None = None,
+) -> torch.Tensor:
+    pieces = [t for t in (prepend, x, append) if t is not None]
+    x = torch.cat(pieces, dim) if len(pieces) > 1 else x
+    for _ in range(n):
+        later = torch.ops.aten.slice.Tensor(x, dim, 1)
+        x = later - torch.ops.aten.slice.Tensor(x, dim, 0, -1)
+    return x
 
 
 def _max_pool1d(

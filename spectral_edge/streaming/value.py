@@ -54,13 +54,25 @@ class Refused:
 
 @dataclass(frozen=True)
 class Pair:
-    """Scores or weights of one frame against a window of frames, oldest first."""
+    """Scores or weights of frames against a window of frames, oldest first.
+
+    Attributes:
+        node: node of the step graph, [..., queries, keys].
+        clip: node of the clip graph it stands for, [..., T, T].
+        query: time of the queries.
+        window: frames up to a query that it sees.
+        ahead: frames after a query that it sees.
+        mask: what is masked, until it has been applied.
+        applied: clip node that applies the mask, None when it has been applied.
+    """
 
     node: fx.Node
     clip: fx.Node
     query: Value
     window: int
-    masked: bool = False
+    ahead: int = 0
+    mask: Any = None
+    applied: fx.Node | None = None
 
 
 @dataclass(frozen=True)
