@@ -226,7 +226,13 @@ def _report(args: argparse.Namespace) -> None:
 # ---- verbs: model in, bundle out --------------------------------------------------------------
 
 
+def _one_thread() -> None:
+    """Tensors of one hop are so small that more threads only get in each other's way."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, later
+
+
 def _demo(args: argparse.Namespace) -> None:
+    _one_thread()
     from spectral_edge.demo.console import ConsoleProgress
     from spectral_edge.demo.pipeline import run_demo
 
@@ -284,6 +290,7 @@ def _debug(args: argparse.Namespace) -> None:
 
 def _program(args: argparse.Namespace) -> tuple[Any, se.StftFrontend, list[Any]]:
     """Return the step program of a checkpoint, its front end, and the calibration sequences."""
+    _one_thread()
     files = _audio_files(Path(args.calibration), args.max_files)
     model, frontend, _ = se.models.load_checkpoint(args.checkpoint)
     sequences = list(frontend.sequences(files, max_seconds=CALIBRATION_SECONDS))
