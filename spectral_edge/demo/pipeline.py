@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 import spectral_edge as se
 from spectral_edge import audio
+from spectral_edge.table import text_table
 
 from .page import render_page
 from .picture import write_spectrograms
@@ -98,6 +99,14 @@ class DemoResult:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, ready for JSON."""
         return self.report
+
+    def table(self) -> str:
+        """Return parity, quality and latency as readable text."""
+        parts = [self.parity.table()]
+        if self.quality:
+            parts.append(_quality_table(self.quality))
+        parts.append(_latency_table(self.latency))
+        return "\n\n".join([*parts, f"open {self.page}"])
 
 
 class _Journal:
@@ -208,9 +217,9 @@ def _make_bundles(work: Path, journal: _Journal) -> tuple[se.StftFrontend, se.Pa
         int8 = se.quantize(program, sequences, recipe="w8a8")
         notes += [int8.precision, f"{len(int8.qparams)} boundary tensors"]
     with journal.step("export") as notes:
+        se.export(int8, work / BUNDLE, frontend=frontend, reference=program)
         floats = program.with_(golden_inputs=int8.golden_inputs)
-        se.export(int8, work / BUNDLE, frontend=frontend, formats=("tflite", "onnx"))
-        se.export(floats, work / FLOAT_BUNDLE, frontend=frontend, formats=("tflite", "onnx"))
+        se.export(floats, work / FLOAT_BUNDLE, frontend=frontend, formats=("tflite",))
         notes.append(f"{(work / BUNDLE).stat().st_size:,} bytes")
     with journal.step("check") as notes:
         parity = se.check(work / BUNDLE)
@@ -253,12 +262,13 @@ def _rate(clips: dict[str, NDArray[np.int16]], frontend: se.StftFrontend) -> dic
 
 
 def _bench(work: Path, parity: se.ParityReport) -> tuple[se.LatencyReport, ...]:
-    """Measure both precisions on every engine that the check found, one after the other."""
-    engines = [engine.engine for engine in parity.engines if engine.tensors]
+    """Measure every engine that the check ran; on the first one float32 too, in the same run."""
+    engines = [e.engine for e in parity.engines if e.tensors and e.engine != "reference"]
+    runs: list[tuple[str, str | None]] = [(BUNDLE, engine) for engine in engines]
+    runs.insert(1, (FLOAT_BUNDLE, None))
     return tuple(
-        se.bench(work / name, engine=engine, seconds=BENCH_SECONDS)
-        for engine in engines
-        for name in (BUNDLE, FLOAT_BUNDLE)
+        se.bench(work / name, engine=engine, seconds=BENCH_SECONDS, repetitions=3)
+        for name, engine in runs
     )
 
 
@@ -306,3 +316,28 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _quality_table(quality: dict[str, Quality]) -> str:
+    def cell(value: float | None, form: str) -> str:
+        return "–" if value is None else format(value, form)
+
+    rows = [
+        [title, f"{q.si_sdr:.2f}", cell(q.pesq, ".2f"), cell(q.stoi, ".3f")]
+        for title, q in quality.items()
+    ]
+    return text_table(["clip", "SI-SDR dB", "PESQ-WB", "STOI"], rows)
+
+
+def _latency_table(latency: tuple[se.LatencyReport, ...]) -> str:
+    rows = [
+        [
+            f"{r.runtime['engine']} {r.declared['precision']}",
+            *(f"{r.wall[part].p50:.1f}" for part in ("hop", "model", "frontend", "copies")),
+            f"{r.wall['hop'].p95:.1f}",
+            f"{r.stream['deadline_misses']} of {r.stream['hops']}",
+        ]
+        for r in latency
+    ]
+    head = ["µs per hop, p50", "hop", "model", "front end", "rest", "hop p95", "missed"]
+    return text_table(head, rows)
