@@ -31,3 +31,4 @@ LOG_MEL_CODES_DIFFERENT = 5e-4  # share of int8 codes, max difference 1
 PCEN_RELATIVE = 1e-3
 DCT_SNR_DB = 75.0
 ZOO_SI_SDR_GAIN_DB = 1.0  # shipped weights over the noisy input, six hard validation files
+EXACT_GRADIENT_COSINE = 1 - 1e-7  # of the integer STFT's loss against the float STFT's

@@ -39,7 +39,7 @@ VERSION = 1
 
 
 class StftConfig(ctypes.Structure):
-    """``se_stft_config``."""
+    """Mirror of ``se_stft_config`` in ``spectral_edge.h``."""
 
     _fields_ = (
         ("n_fft", c_int32),
@@ -54,7 +54,7 @@ class StftConfig(ctypes.Structure):
 
 
 class FrontendConfig(ctypes.Structure):
-    """``se_frontend_config``."""
+    """Mirror of ``se_frontend_config`` in ``spectral_edge.h``."""
 
     _fields_ = (
         ("stft", StftConfig),
@@ -77,7 +77,7 @@ class FrontendConfig(ctypes.Structure):
 
 
 class Codes(ctypes.Structure):
-    """``se_codes``."""
+    """Mirror of ``se_codes`` in ``spectral_edge.h``."""
 
     _fields_ = (
         ("multiplier", c_uint32),
@@ -90,13 +90,13 @@ class Codes(ctypes.Structure):
 
 
 class View(ctypes.Structure):
-    """``se_view``."""
+    """Mirror of ``se_view`` in ``spectral_edge.h``."""
 
     _fields_ = (("data", c_void_p), ("channel_stride", c_int64), ("bin_stride", c_int64))
 
 
 class Binding(ctypes.Structure):
-    """``se_binding``."""
+    """Mirror of ``se_binding`` in ``spectral_edge.h``."""
 
     _fields_ = (
         ("pcm_in", c_void_p),
@@ -109,7 +109,7 @@ class Binding(ctypes.Structure):
 
 
 class LogMelConfig(ctypes.Structure):
-    """``se_logmel_config``."""
+    """Mirror of ``se_logmel_config`` in ``spectral_edge.h``."""
 
     _fields_ = (
         ("bins", c_int32),
@@ -129,7 +129,7 @@ class LogMelConfig(ctypes.Structure):
 
 
 class PcenConfig(ctypes.Structure):
-    """``se_pcen_config``."""
+    """Mirror of ``se_pcen_config`` in ``spectral_edge.h``."""
 
     _fields_ = (
         ("bands", c_int32),

@@ -55,7 +55,7 @@ def _view(array: NDArray[Any] | None) -> View:
 
 
 class CoreEngine:
-    """One ``se_frontend``."""
+    """One ``se_frontend`` of the compiled core, with its memory and tables."""
 
     name = "c"
 

@@ -22,6 +22,7 @@ COMPOSERS = ("spectral_edge/__init__.py", "spectral_edge/cli.py", "spectral_edge
 TORCH_HOMES = (
     "calibration/",
     "converters/",
+    "spectral_edge/dsp/exact.py",
     "spectral_edge/dsp/simulate.py",
     "spectral_edge/layers/",
     "spectral_edge/models/",
