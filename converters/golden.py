@@ -1,7 +1,12 @@
-"""The golden rollout of a bundle: what torch gives, hop by hop, on real input."""
+"""The golden rollout of a bundle: what torch gives, hop by hop, on real input.
+
+Quantised programs are rolled out in exact integer arithmetic (:mod:`.exact`): a float32 sum that
+flips one code early would make every engine look wrong later.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +15,12 @@ from numpy.typing import NDArray
 
 from spectral_edge.program import StateSpec, StepProgram, TensorSpec
 
+from .exact import ExactStep
+
 __all__ = ["FLOAT_HOPS", "MAX_HOPS", "golden_rollout", "initial_code"]
+
+Tensors = tuple[torch.Tensor, ...]
+Step = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor]], tuple[Tensors, Tensors]]
 
 MAX_HOPS = 512  # enough for a proof of 500
 FLOAT_HOPS = 64  # float arrays are four times as large and prove no codes
@@ -36,7 +46,8 @@ def golden_rollout(
     inputs = [_hops(clip, spec, hops) for clip, spec in zip(clips, program.inputs, strict=True)]
     coded = [_encode(x, spec) for x, spec in zip(inputs, program.inputs, strict=True)]
     real = [_decode(x, spec) for x, spec in zip(coded, program.inputs, strict=True)]
-    outputs, states = _rollout(program, real)
+    step = program.step if program.precision == "float32" else ExactStep(program).step
+    outputs, states = _rollout(program, step, real)
     arrays: dict[str, NDArray[Any]] = {}
     for spec, codes in zip(program.inputs, coded, strict=True):
         arrays[f"input.{spec.name}"] = codes
@@ -45,7 +56,7 @@ def golden_rollout(
     for (name, state), values in zip(program.states.items(), states, strict=True):
         arrays[f"state.{name}"] = _encode(values, state)
     if reference is not None:
-        floats, _ = _rollout(reference, inputs)
+        floats, _ = _rollout(reference, reference.step, inputs)
         for spec, values in zip(program.outputs, floats, strict=True):
             arrays[f"float.{spec.name}"] = values
         arrays["float.hops"] = np.arange(hops, dtype=np.int32)
@@ -91,7 +102,7 @@ def _decode(codes: NDArray[Any], spec: TensorSpec) -> NDArray[Any]:
 
 
 def _rollout(
-    program: StepProgram, inputs: list[NDArray[Any]]
+    program: StepProgram, step: Step, inputs: list[NDArray[Any]]
 ) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
     """Outputs of every hop, stacked, and the final states; real values."""
     states = program.initial_states(1)
@@ -99,7 +110,7 @@ def _rollout(
     with torch.no_grad():
         for hop in range(len(inputs[0])):
             frame = [torch.from_numpy(np.ascontiguousarray(x[hop])) for x in inputs]
-            outputs, states = program.step(frame, states)
+            outputs, states = step(frame, states)
             for rows, value in zip(collected, outputs, strict=True):
                 rows.append(value.numpy().copy())
     return [np.stack(rows) for rows in collected], [s.numpy().copy() for s in states]
