@@ -31,6 +31,9 @@ _TYPES = {
 }
 
 
+_COUNTER_DTYPES = {"int32", "int64", "bool"}
+
+
 @dataclass(frozen=True)
 class Quantization:
     """Scales (float32 bits kept) and zero points of a tensor; ``axis`` is its physical axis."""
@@ -153,6 +156,7 @@ class Builder:
         import flatbuffers
 
         s = schema()
+        self._hoist_counters(set(inputs.values()))
         buffers: list[Any] = [_aligned_buffer(None)]
         model, graph = s.ModelT(), s.SubGraphT()
         graph.name = "main"
@@ -174,6 +178,22 @@ class Builder:
         writer = flatbuffers.Builder(1 << 16)
         writer.Finish(model.Pack(writer), file_identifier=b"TFL3")
         return bytes(writer.Output())
+
+    def _hoist_counters(self, inputs: set[int]) -> None:
+        """Move operators on integers and booleans to the front where they read only inputs.
+
+        XNNPACK takes none of them; ahead of everything they do not cut its partition in two.
+        """
+        known = inputs | {i for i, t in enumerate(self.tensors) if t.data is not None}
+        first, rest = [], []
+        for op in self.operators:
+            dtypes = {self.tensors[i].dtype for i in op.inputs if self.tensors[i].data is None}
+            if known.issuperset(op.inputs) and dtypes and dtypes <= _COUNTER_DTYPES:
+                first.append(op)
+                known.update(op.outputs)
+            else:
+                rest.append(op)
+        self.operators = first + rest
 
     def _add(self, info: TensorInfo) -> int:
         self.tensors.append(info)

@@ -2,122 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from spectral_edge.qparams import QParams
 
-from .builder import Quantization
-from .layout import Perm, Shape, identity
+from .arithmetic import binary, cast, unary
 from .lowering import RELU_RANGES, Bounds, Call, Lowering, lowers
 from .values import Const, Value, real_scalar
 
-__all__ = ["binary", "clamp_range", "saturates", "unary"]
+__all__ = ["clamp_range", "saturates"]
 
 SIGMOID_GRID = QParams(1.0 / 256.0, -128)
 TANH_GRID = QParams(1.0 / 128.0, 0)
-MIN_RATIO, MAX_RATIO = 2.0**-10, 2.0**8 - 1  # scale of a summand over that of the sum
-_OPTIONS = {
-    "ADD": "AddOptions",
-    "SUB": "SubOptions",
-    "MUL": "MulOptions",
-    "DIV": "DivOptions",
-    "MAXIMUM": "MaximumMinimumOptions",
-    "MINIMUM": "MaximumMinimumOptions",
-    "POW": "PowOptions",
-    "SQUARED_DIFFERENCE": "SquaredDifferenceOptions",
-}
-_FUSING = ("ADD", "SUB", "MUL", "DIV")
-
-
-def _extended(operand: Value | Const, rank: int) -> Value | Const:
-    """Give the operand leading axes of size 1 up to ``rank``."""
-    missing = rank - len(operand.shape)
-    shape = (1,) * missing + operand.shape
-    if isinstance(operand, Const):
-        return operand.reshaped(shape)
-    perm = (*range(missing), *(p + missing for p in operand.perm))
-    return Value(operand.tensor, shape, perm, operand.dtype, operand.qparams)
-
-
-def _common_perm(operands: list[Value | Const], rank: int) -> Perm:
-    """Layout of the largest activation that has all axes."""
-    values = [o for o in operands if isinstance(o, Value)]
-    if not values:
-        return identity(rank)
-    return max(values, key=lambda v: (len(v.shape), math.prod(v.shape))).perm
-
-
-def scalar_codes(value: float, step: float | None) -> Const:
-    """A scalar as one code, its scale within the ratios to ``step`` that XNNPACK accepts.
-
-    One code of scale |value| is exact. Sums restrict the scale to ``step``·2^-10 … ``step``·2^8
-    (``step`` is the scale of the result; None for products, which take any scale).
-    """
-    code, scale = int(np.sign(value)), abs(value) or 1.0
-    if step is not None and scale / step > MAX_RATIO:
-        code, scale = code * 127, scale / 127
-    if step is not None and (value == 0.0 or scale / step < MIN_RATIO):
-        code, scale = 0, step
-    return Const(np.array([code], np.int8), np.asarray(scale, np.float32))
-
-
-def _scalar_index(
-    low: Lowering, operand: Const, name: str, qparams: QParams | None, step: float | None
-) -> int:
-    value = operand.scalar
-    assert value is not None
-    if qparams is None:
-        return low.builder.constant(name, np.array([value], np.float32))
-    ratio = None if operand.scales is None or step is None else float(operand.scales) / step
-    if operand.scales is None or (ratio is not None and not MIN_RATIO <= ratio <= MAX_RATIO):
-        operand = scalar_codes(value, step)
-    scale = float(np.ravel(np.asarray(operand.scales))[0])
-    quantization = Quantization((scale,), (operand.zero_point,))
-    return low.builder.constant(name, operand.array.flatten()[:1], quantization)
-
-
-def binary(
-    low: Lowering,
-    code: str,
-    a: Value | Const,
-    b: Value | Const,
-    name: str,
-    shape: Shape,
-    qparams: QParams | None = None,
-    activation: int = 0,
-) -> Value:
-    """Write a broadcasting operator of two operands; the result keeps the larger one's layout."""
-    operands = [_extended(o, len(shape)) if isinstance(o, Value) else o for o in (a, b)]
-    perm = _common_perm(operands, len(shape))
-    step = qparams.scale if qparams is not None and code in ("ADD", "SUB") else None
-    inputs = []
-    for o in operands:
-        if isinstance(o, Const) and o.scalar is not None:
-            inputs.append(_scalar_index(low, o, f"{name}.constant", qparams, step))
-        else:
-            inputs.append(low.index(_extended(o, len(shape)), perm, f"{name}.constant"))
-    made = low.new(name, shape, perm, "float32", qparams)
-    fields: dict[str, Any] = {}
-    if code in _FUSING:
-        fields["fusedActivationFunction"] = activation
-    low.emit(code, inputs, [made.tensor], _OPTIONS[code], **fields)
-    return made
-
-
-def unary(low: Lowering, code: str, x: Value, name: str, **options: Any) -> Value:
-    """Write a float operator of one operand."""
-    made = low.new(name, x.shape, x.perm, "float32", None)
-    low.emit(code, [low.index(x)], [made.tensor], options.pop("options", None), **options)
-    return made
 
 
 def _operand(call: Call, *names: str) -> Value | Const:
     """The argument under the first of ``names`` that exists, numbers turned into constants."""
     value = next(call[n] for n in names if n in call.args)
-    return real_scalar(value) if isinstance(value, (int, float)) else value
+    if isinstance(value, float):
+        return real_scalar(value)
+    return Const(np.array(value)) if isinstance(value, int) else value
 
 
 def _both(call: Call) -> tuple[Value | Const, Value | Const]:
@@ -180,7 +86,9 @@ def lower_div(low: Lowering, call: Call) -> Value:
     """DIV, or MUL by the reciprocal of a constant power of two (exact)."""
     if call.args.get("rounding_mode") is not None:
         raise low.unsupported(call.node, "rounding division has no lowering")
-    return _lower_binary(low, call, "DIV")
+    a, b = (cast(low, o, "float32") if isinstance(o, Value) else o for o in _both(call))
+    activation = low.activation(call.activation)
+    return binary(low, "DIV", a, b, call.name, call.shape, call.qparams, activation)
 
 
 @lowers("aten.maximum")

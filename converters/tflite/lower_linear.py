@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
+from .arithmetic import binary
 from .layout import identity, last
-from .lower_elementwise import binary
 from .lowering import Call, Lowering, bias_index, has_integer_weight, lowers
 from .values import Const, Value, real_scalar
 

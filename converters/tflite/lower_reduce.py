@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from .arithmetic import binary, unary
 from .layout import channels_last, last
 from .lower_conv import as_image, from_image, pair, place
-from .lower_elementwise import binary, unary
 from .lowering import Call, Lowering, lowers
 from .moves import padded, viewed
 from .values import Const, Value, real_scalar

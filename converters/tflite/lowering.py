@@ -119,6 +119,7 @@ class Lowering:
     _reshaped: dict[tuple[int, Shape], int] = field(default_factory=dict)
     _transposed: dict[tuple[int, Shape, Perm], int] = field(default_factory=dict)
     _origin: dict[int, int] = field(default_factory=dict)
+    _memo: dict[Any, Value] = field(default_factory=dict)
 
     # --- new tensors -------------------------------------------------------------------------
 
@@ -145,6 +146,12 @@ class Lowering:
     def numbers(self, values: Sequence[int] | NDArray[Any]) -> int:
         """Tensor index of an int32 constant (axes, shapes, paddings)."""
         return self.builder.constant("numbers", np.asarray(values, np.int32))
+
+    def memo(self, key: Any, make: Callable[[], Value]) -> Value:
+        """Return what ``make`` returned the first time for ``key``."""
+        if key not in self._memo:
+            self._memo[key] = make()
+        return self._memo[key]
 
     def emit(
         self,

@@ -13,7 +13,14 @@ from torch.fx import Node
 from spectral_edge.errors import ConversionError
 from spectral_edge.qparams import QParams
 
-from . import lower_conv, lower_elementwise, lower_linear, lower_movement, lower_reduce
+from . import (
+    lower_conv,
+    lower_elementwise,
+    lower_linear,
+    lower_logic,
+    lower_movement,
+    lower_reduce,
+)
 from .layout import Perm, channels_last, identity
 from .lower_elementwise import clamp_range, saturates
 from .lowering import (
@@ -29,7 +36,14 @@ from .values import Const, Value
 __all__ = ["Boundary", "LoweredProgram", "lower_program"]
 
 # importing these modules fills the table of rules
-_FAMILIES = (lower_conv, lower_elementwise, lower_linear, lower_movement, lower_reduce)
+_FAMILIES = (
+    lower_conv,
+    lower_elementwise,
+    lower_linear,
+    lower_logic,
+    lower_movement,
+    lower_reduce,
+)
 _CHANNELS_LAST_SIGNAL = ("aten.conv1d", "aten.max_pool1d", "aten.avg_pool1d")
 _LAST_AXIS = ("aten.linear", "aten.matmul", "aten.bmm", "aten.mm", "aten.layer_norm")
 
