@@ -13,6 +13,7 @@ from .common import op_name
 
 __all__ = ["concrete"]
 
+_CHECKS = ("aten._assert", "aten.sym_constrain")  # torch.export's run-time checks
 _DEQUANTIZE = ("dequantize_per_tensor", "dequantize_per_channel")
 
 
@@ -20,7 +21,7 @@ def concrete(module: torch.fx.GraphModule, example: Sequence[torch.Tensor]) -> t
     """Return a copy of ``module`` specialised to the shapes of ``example``.
 
     Pre: ``module(*example)`` runs. Post: every node carries ``meta["val"]``; nodes that give
-    numbers (sizes) are gone; a tensor that depends on constants only is a ``get_attr`` buffer,
+    numbers (sizes) or check shapes are gone; a tensor that depends on constants only is a ``get_attr`` buffer,
     except that dequantised constants keep their codes (quantised ones are folded to codes).
     """
     module = _copy(module)
@@ -28,7 +29,9 @@ def concrete(module: torch.fx.GraphModule, example: Sequence[torch.Tensor]) -> t
     with torch.no_grad():
         recorder.run(*example)
     for node in list(module.graph.nodes):
-        if node.op == "call_function" and not _holds_tensor(node.meta["val"]):
+        if not node.users and op_name(node).startswith(_CHECKS):
+            module.graph.erase_node(node)
+        elif node.op == "call_function" and not _holds_tensor(node.meta["val"]):
             value = node.meta["val"]
             for user in list(node.users):
                 user.args = _substitute(user.args, node, value)

@@ -1,7 +1,7 @@
 """Comparisons, logic and selection: what masks of the clip's edges are made of.
 
-XNNPACK has no SELECT. A selection is written as products with the mask as 0 and 1, which is exact on
-codes and in float32 and stays inside the partition; only the comparison of a few counters is
+XNNPACK has no SELECT. A selection is written as products with the mask as 0 and 1, which is exact
+on codes and in float32 and stays inside the partition; only the comparison of a few counters is
 outside, ahead of it.
 """
 
