@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import spectral_edge.streaming.streamify  # noqa: F401  # registers every rule
 from spectral_edge.errors import ParityError
 from spectral_edge.program import StepProgram, TensorSpec
 from spectral_edge.streaming.attention import on_pairs

@@ -1,0 +1,141 @@
+"""What classification ablations share: small data, a small training, the int8 column."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import spectral_edge as se
+from spectral_edge.errors import SpecError
+from spectral_edge.models.ast import Ast
+from spectral_edge.models.aum import Aum
+from spectral_edge.models.dsm import Dsm, prepare_integer_spectrum
+from spectral_edge.models.dsm_stream import DsmStream
+from spectral_edge.models.window import window_program
+from spectral_edge.program import StepProgram
+
+from .ablations import Context, Outcome
+from .classify import evaluate_classifier, fit_classifier
+from .classify_recipe import ClassifyRecipe, load_classify_recipe
+from .examples import load_features
+from .labelled import FeatureSet
+
+__all__ = ["Splits", "classify_once", "int8_program", "int8_scores", "splits_for"]
+
+Splits = tuple[FeatureSet, FeatureSet, FeatureSet]  # train, val, test
+CALIBRATION = 48  # examples
+
+
+@lru_cache(maxsize=6)
+def _splits(kind: str, mels: int, frames: int, root: Path | None) -> Splits:
+    recipe = _data_recipe(kind, mels, frames, root)
+    train, val, test = (load_features(recipe, split) for split in ("train", "val", "test"))
+    return train, val, test
+
+
+def _data_recipe(kind: str, mels: int, frames: int, root: Path | None) -> ClassifyRecipe:
+    data: dict[str, Any]
+    features: dict[str, Any] = {"mels": mels, "frames": frames}
+    if kind == "toy_kws":
+        data = {"kind": kind, "classes": 10, "examples": [320, 80, 160]}
+    elif kind == "toy_words":  # other words, for a start to transfer from
+        data = {"kind": "toy_kws", "classes": 20, "examples": [320, 40, 40], "options": {"seed": 7}}
+    elif kind == "toy_img":
+        data, features = {"kind": kind, "examples": [480, 120, 240]}, {}
+    elif kind == "keywords":
+        data = {"kind": "csv", "root": f"{root}/keywords/gsc12.csv"}
+    elif kind == "images":
+        data = {"kind": "fashion_mnist", "root": f"{root}/images", "examples": [12000, 2000, 4000]}
+        features = {"size": [32, 32]}
+    else:
+        raise SpecError(f"no data called {kind!r}")
+    return load_classify_recipe(
+        {"name": kind, "model": "dsm_kws_s", "data": data, "features": features}
+    )
+
+
+def splits_for(context: Context, kind: str, mels: int = 40, frames: int = 100) -> Splits:
+    """Return (train, val, test) of ``kind`` ``audio`` or ``image`` for a preset, from memory."""
+    name = {"audio": "toy_kws", "image": "toy_img", "other_words": "toy_words"}[kind]
+    if not context.toy:
+        name = {"audio": "keywords", "image": "images", "other_words": "toy_words"}[kind]
+    return _splits(name, mels, frames, None if context.toy else context.data_root)
+
+
+def training(context: Context, seed: int, **changes: Any) -> ClassifyRecipe:
+    """Return the settings of an ablation training; ``changes`` are dotted keys with ``__``."""
+    settings: dict[str, Any] = {
+        "run.epochs": 10 if context.toy else 30, "run.batch": 32 if context.toy else 64,
+        "run.lr": 3e-3, "run.warmup_steps": 10, "run.accelerator": "cpu", "seed": seed,
+    }  # fmt: skip
+    settings |= {key.replace("__", "."): value for key, value in changes.items()}
+    base = {"name": "ablation", "model": "dsm_kws_s", "data": {"kind": "toy_kws"}}
+    return load_classify_recipe(base, settings)
+
+
+def classify_once(
+    context: Context,
+    make: Callable[[], nn.Module],
+    data: Splits,
+    seed: int,
+    *,
+    force_int8: bool = False,
+    extras: Callable[[nn.Module], dict[str, float]] | None = None,
+    **changes: Any,
+) -> Outcome:
+    """Train one small classifier and score it.
+
+    Args:
+        context: preset and whether int8 is wanted.
+        make: builds the network.
+        data: train, val, test.
+        seed: of weights, order and augmentation.
+        force_int8: quantise although the context does not ask.
+        extras: further columns from the trained network.
+        changes: dotted recipe keys with ``__`` for the dot.
+    """
+    torch.manual_seed(seed)
+    model = make()
+    train, val, test = data
+    fit_classifier(model, train, val, training(context, seed, **changes))
+    value = evaluate_classifier(model, test)["accuracy"]
+    int8 = None
+    if context.int8 or force_int8:
+        int8 = int8_scores(model, train.inputs[:CALIBRATION], test)["accuracy"]
+    more = extras(model) if extras is not None else {}
+    return Outcome(value, model, test.inputs[:1], int8, more)
+
+
+def int8_program(model: nn.Module, calibration: Tensor, **spectrum: bool) -> StepProgram:
+    """Return the w8a8 program of a trained classifier, calibrated on ``calibration``.
+
+    Causal models become streams, others windows; a DSM gets its integer spectrum first.
+    """
+    if isinstance(model, Dsm):
+        model = prepare_integer_spectrum(model, calibration.split(16), **spectrum)  # type: ignore[no-untyped-call]
+    streams = isinstance(model, DsmStream) or (
+        isinstance(model, Ast | Aum) and model.deployable()(calibration[:1]).ndim == 3
+    )
+    if streams:
+        assert isinstance(model, Ast | Aum | DsmStream)
+        program = se.streamify(model.deployable(), calibration[:1], time_dim=2, check_lengths=())
+    else:
+        program = window_program(model, calibration[:1])
+    sequences: Sequence[tuple[Tensor]] = [(calibration,)]
+    return se.quantize(program, sequences)
+
+
+def int8_scores(model: nn.Module, calibration: Tensor, test: FeatureSet) -> dict[str, float]:
+    """Return the scores of the w8a8 program of a trained classifier."""
+    program = int8_program(model, calibration)
+
+    def logits(x: Tensor) -> Tensor:
+        result: Tensor = program.run(x) if program.states else program.step((x,), ())[0][0]
+        return result
+
+    return evaluate_classifier(logits, test)

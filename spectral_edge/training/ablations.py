@@ -1,0 +1,401 @@
+"""Ablations with one command: what is varied, how it is measured, and how a table comes out.
+
+Every experiment of the register is a list of variants; a variant trains (or measures) something
+for one seed and returns an :class:`Outcome`. ``toy`` runs on synthetic data in minutes and says how
+networks
+behave, not how good they are; ``full`` takes the real data below ``SPECTRAL_EDGE_DATA`` and larger
+budgets.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spectral_edge.errors import SpecError
+from spectral_edge.models.counters import measured_macs, parameter_count
+
+__all__ = [
+    "EXPERIMENTS",
+    "AblationTable",
+    "Context",
+    "Experiment",
+    "Outcome",
+    "Row",
+    "Variant",
+    "experiment_ids",
+    "run_ablation",
+]
+
+PRESETS = ("toy", "full")
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What an experiment is run with: preset, whether the int8 column is wanted, where data
+    lies."""
+
+    preset: str
+    int8: bool
+    data_root: Path | None = None
+
+    @property
+    def toy(self) -> bool:
+        """True for the synthetic preset."""
+        return self.preset == "toy"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one variant gave for one seed.
+
+    Attributes:
+        value: the metric.
+        model: network whose size is reported, or None.
+        example: its input, for MACs and latency.
+        int8: the metric after w8a8 quantisation, or None.
+        extras: further columns.
+    """
+
+    value: float
+    model: nn.Module | None = None
+    example: Tensor | None = None
+    int8: float | None = None
+    extras: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One line of an experiment; ``run`` takes the seed."""
+
+    label: str
+    run: Callable[[int], Outcome]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One entry of the register.
+
+    Attributes:
+        id: such as ``S2``.
+        question: what it answers.
+        metric: name and unit of the value.
+        module: where ``variants(id, context)`` is.
+        seeded: False for pure measurements, which run once.
+        note: what the toy form leaves out of the specification.
+    """
+
+    id: str
+    question: str
+    metric: str
+    module: str
+    seeded: bool = True
+    note: str = ""
+
+
+_SAF, _DSM, _FFTP, _DEVICE = "ablation_saf", "ablation_dsm", "ablation_fftp", "ablation_device"
+_SDR, _ACC = "SI-SDR gain (dB)", "accuracy"
+
+EXPERIMENTS: dict[str, Experiment] = {
+    e.id: e
+    for e in (
+        Experiment("S1", "does phase input help?", _SDR, _SAF),
+        Experiment("S2", "local attention width", _SDR, _SAF),
+        Experiment("S3", "depth", _SDR, _SAF, note="toy stops at 5 layers"),
+        Experiment("S4", "kernel of the convolutional attention", _SDR, _SAF),
+        Experiment("S5", "normalisation", _SDR, _SAF),
+        Experiment("S6", "generalisation to unseen noise", _SDR, _SAF),
+        Experiment("S7", "convolutional attention or softmax attention", _SDR, _SAF),
+        Experiment("S8", "cost of causality", _SDR, _SAF),
+        Experiment("S9", "form of the output", _SDR, _SAF),
+        Experiment(
+            "S10", "compression and quantisation", _SDR, _SAF,
+            note="float and PTQ; QAT is not part of it",
+        ),
+        Experiment("D1", "is dynamic weighting needed?", _ACC, _DSM),
+        Experiment("D2", "spectrum length", _ACC, _DSM),
+        Experiment("D3", "transform", _ACC, _DSM),
+        Experiment("D4", "rivals of spectrum mixing", _ACC, _DSM),
+        Experiment("D5", "real complexity", "milliseconds", _DSM, seeded=False),
+        Experiment("D6", "does DSM keep high frequencies?", _ACC, _DSM),
+        Experiment("D7", "integer spectrum", "SQNR (dB)", _DSM),
+        Experiment("D8", "streaming DSM", _ACC, _DSM),
+        Experiment("F1", "patch shape", _ACC, _FFTP),
+        Experiment("F2", "shape or token count?", _ACC, _FFTP),
+        Experiment("F3", "parts of SpecMask", _ACC, _FFTP),
+        Experiment("F4", "masking budget", _ACC, _FFTP),
+        Experiment("F5", "alignment of masks", _ACC, _FFTP),
+        Experiment("F6", "backbone x patch x mask", _ACC, _FFTP),
+        Experiment("F7", "overlap of patches", _ACC, _FFTP),
+        Experiment(
+            "F8", "initialisation", _ACC, _FFTP,
+            note="the square-patch start is trained here on other synthetic words, not ImageNet",
+        ),
+        Experiment("F9", "streaming forms", _ACC, _FFTP),
+        Experiment("F10", "which float islands matter in int8", _ACC, _FFTP),
+        Experiment(
+            "X1", "time of one step on this machine", "p50 (ms)", _DEVICE, seeded=False,
+            note="the step program in PyTorch on the host; `spectral-edge bench` measures engines",
+        ),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant over all seeds.
+
+    Attributes:
+        label: of the variant.
+        values: metric per seed.
+        mean: of the metric.
+        sd: standard deviation over seeds (0 for one seed).
+        parameters: of the network, or None.
+        macs: of one example, or None.
+        latency_ms: median time of one example in PyTorch on one thread, or None.
+        int8_delta: mean change of the metric by w8a8 quantisation, or None.
+        extras: means of further columns.
+    """
+
+    label: str
+    values: list[float]
+    mean: float
+    sd: float
+    parameters: int | None
+    macs: int | None
+    latency_ms: float | None
+    int8_delta: float | None
+    extras: dict[str, float]
+
+
+@dataclass(frozen=True)
+class AblationTable:
+    """Result of one experiment; everything in it is plain data.
+
+    Attributes:
+        id: of the experiment.
+        question: what it answers.
+        metric: name and unit.
+        preset: ``toy`` or ``full``.
+        seeds: number of seeds.
+        rows: one per variant.
+        seconds: it took.
+        note: what it leaves out.
+    """
+
+    id: str
+    question: str
+    metric: str
+    preset: str
+    seeds: int
+    rows: list[Row]
+    seconds: float
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self)
+
+    def columns(self) -> tuple[list[str], list[list[str]]]:
+        """Return (header, lines) as text, without columns that no row has."""
+        extras = list(dict.fromkeys(name for row in self.rows for name in row.extras))
+        header = ["variant", self.metric, "params", "MMAC", "ms", "int8 delta", *extras]
+        lines = [
+            [
+                row.label,
+                f"{row.mean:.3f} ± {row.sd:.3f}" if len(row.values) > 1 else f"{row.mean:.3f}",
+                "" if row.parameters is None else f"{row.parameters:,}",
+                "" if row.macs is None else f"{row.macs / 1e6:.2f}",
+                "" if row.latency_ms is None else f"{row.latency_ms:.2f}",
+                "" if row.int8_delta is None else f"{row.int8_delta:+.3f}",
+                *(f"{row.extras[n]:.3g}" if n in row.extras else "" for n in extras),
+            ]
+            for row in self.rows
+        ]
+        used = [i for i in range(len(header)) if i < 2 or any(line[i] for line in lines)]
+        return [header[i] for i in used], [[line[i] for i in used] for line in lines]
+
+    def to_markdown(self) -> str:
+        """Return the table with its heading as Markdown."""
+        header, lines = self.columns()
+        text = [
+            f"### {self.id}: {self.question}", "",
+            f"Preset `{self.preset}`, {self.seeds} seed(s), {self.seconds:.0f} s."
+            + (f" Note: {self.note}." if self.note else ""), "",
+            "| " + " | ".join(header) + " |", "|" + " --- |" * len(header),
+        ]  # fmt: skip
+        text += ["| " + " | ".join(line) + " |" for line in lines]
+        return "\n".join(text) + "\n"
+
+    def to_text(self) -> str:
+        """Return the table for a terminal."""
+        header, lines = self.columns()
+        widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+        rows = [
+            "  ".join(
+                cell.ljust(w) if i == 0 else cell.rjust(w)
+                for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+            )
+            for line in (header, *lines)
+        ]
+        title = f"{self.id}: {self.question} ({self.preset}, {self.seeds} seed(s))"
+        return "\n".join((title, rows[0], "-" * len(rows[0]), *rows[1:]))
+
+    def write(self, folder: str | Path) -> list[Path]:
+        """Write ``<id>.json``, ``.csv``, ``.md`` and, with Matplotlib, ``.png``; return paths."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / f"{self.id}.{ending}" for ending in ("json", "csv", "md")]
+        paths[0].write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        extras = list(dict.fromkeys(name for row in self.rows for name in row.extras))
+        with paths[1].open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            names = ["label", "mean", "sd", "parameters", "macs", "latency_ms", "int8_delta"]
+            writer.writerow([*names, *extras])
+            for row in self.rows:
+                cells = [getattr(row, name) for name in names]
+                writer.writerow([*cells, *(row.extras.get(name, "") for name in extras)])
+        paths[2].write_text(self.to_markdown(), encoding="utf-8")
+        plot = folder / f"{self.id}.png"
+        if self._plot(plot):
+            paths.append(plot)
+        return paths
+
+    def _plot(self, path: Path) -> bool:
+        try:
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+            from matplotlib.figure import Figure
+        except ImportError:
+            return False
+        figure = Figure(figsize=(7, 0.9 + 0.32 * len(self.rows)), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        places = range(len(self.rows))
+        axes.errorbar(
+            [row.mean for row in self.rows], places, xerr=[row.sd for row in self.rows],
+            fmt="o", capsize=3,
+        )  # fmt: skip
+        axes.set_yticks(list(places), [row.label for row in self.rows])
+        axes.invert_yaxis()
+        axes.set_xlabel(self.metric)
+        axes.set_title(f"{self.id}: {self.question} ({self.preset})", fontsize=10)
+        axes.grid(axis="x", alpha=0.3)
+        figure.savefig(path, dpi=120)
+        return True
+
+
+def experiment_ids() -> list[str]:
+    """Return the ids of the register in its order."""
+    return list(EXPERIMENTS)
+
+
+def run_ablation(
+    id: str,  # the word of the command line
+    preset: str = "toy",
+    seeds: int = 3,
+    *,
+    int8: bool = False,
+    out: str | Path | None = None,
+    data_root: str | Path | None = None,
+    only: Iterable[str] | None = None,
+    progress: Progress | None = None,
+) -> AblationTable:
+    """Run one experiment and return its table.
+
+    Args:
+        id: of :data:`EXPERIMENTS`, any case.
+        preset: ``toy`` (synthetic data, minutes) or ``full`` (real data).
+        seeds: repetitions with other weights and order; the spread is reported.
+        int8: quantise every trained network (w8a8, PTQ) and report the change.
+        out: folder for JSON, CSV, Markdown and a plot; None writes nothing.
+        data_root: real data for ``full``.
+        only: labels of the variants to run; None runs all.
+        progress: called as (done, total, what) after every run.
+
+    Raises:
+        SpecError: an unknown id (the message lists all), preset or label, or no seeds.
+    """
+    experiment = EXPERIMENTS.get(id.upper())
+    if experiment is None:
+        raise SpecError(f"experiment is {id!r}, must be one of {', '.join(EXPERIMENTS)}")
+    if preset not in PRESETS:
+        raise SpecError(f"preset is {preset!r}, must be one of {', '.join(PRESETS)}")
+    if seeds < 1:
+        raise SpecError(f"seeds is {seeds}, must be at least 1")
+    if preset == "full" and data_root is None:
+        raise SpecError(
+            "preset 'full' needs data_root: the folder with keywords/, images/, denoise/"
+        )
+    context = Context(preset, int8, None if data_root is None else Path(data_root))
+    module = import_module(f"spectral_edge.training.{experiment.module}")
+    variants: list[Variant] = list(module.variants(experiment.id, context))
+    if only is not None:
+        labels = [v.label for v in variants]
+        unknown = sorted(set(only) - set(labels))
+        if unknown:
+            raise SpecError(f"{id} has no variant {unknown[0]!r}; it has {', '.join(labels)}")
+        variants = [v for v in variants if v.label in set(only)]
+    repeats = seeds if experiment.seeded else 1
+    started = time.perf_counter()
+    outcomes: dict[str, list[Outcome]] = {v.label: [] for v in variants}
+    total = repeats * len(variants)
+    for seed in range(repeats):
+        for i, variant in enumerate(variants):
+            outcomes[variant.label].append(variant.run(seed))
+            if progress is not None:
+                done = seed * len(variants) + i + 1
+                progress(done, total, f"{experiment.id} {variant.label}, seed {seed}")
+    rows = [_row(label, results) for label, results in outcomes.items()]
+    table = AblationTable(
+        experiment.id, experiment.question, experiment.metric, preset, repeats, rows,
+        round(time.perf_counter() - started, 1), experiment.note,
+    )  # fmt: skip
+    if out is not None:
+        table.write(out)
+    return table
+
+
+def _row(label: str, outcomes: list[Outcome]) -> Row:
+    values = [o.value for o in outcomes]
+    first = outcomes[0]
+    quantised = [o.int8 - o.value for o in outcomes if o.int8 is not None]
+    parameters = macs = latency = None
+    if first.model is not None:
+        parameters = parameter_count(first.model)
+        if first.example is not None:
+            macs = measured_macs(first.model, tuple(first.example.shape))
+            latency = latency_ms(first.model, first.example)
+    names = list(dict.fromkeys(name for o in outcomes for name in o.extras))
+    return Row(
+        label, [round(v, 6) for v in values], round(statistics.fmean(values), 6),
+        round(statistics.stdev(values), 6) if len(values) > 1 else 0.0,
+        parameters, macs, latency,
+        round(statistics.fmean(quantised), 6) if quantised else None,
+        {n: statistics.fmean([o.extras[n] for o in outcomes if n in o.extras]) for n in names},
+    )  # fmt: skip
+
+
+def latency_ms(model: Callable[..., Any], example: Tensor, runs: int = 15) -> float:
+    """Return the median time of one call in milliseconds, after warming up."""
+    if isinstance(model, nn.Module):
+        model.eval()
+    times = []
+    with torch.no_grad():
+        for _ in range(3):
+            model(example)
+        for _ in range(runs):
+            started = time.perf_counter()
+            model(example)
+            times.append(1000 * (time.perf_counter() - started))
+    return round(statistics.median(times), 4)
