@@ -37,8 +37,8 @@ def golden_rollout(
 
     Returns:
         Arrays ``input.<name>`` and ``output.<name>`` [hops, …one-hop shape], ``state.<name>`` after
-        the last hop, each in its deployed dtype; with ``reference`` also ``float.<output>`` and
-        ``float.hops``. And a word on where the inputs come from.
+        the last hop, each in its deployed dtype; with ``reference`` also ``float.<output>`` on the
+        hops that ``float.hops`` lists. And a word on where the inputs come from.
     """
     clips, source = _clips(program)
     limit = MAX_HOPS if program.precision != "float32" else FLOAT_HOPS
@@ -57,9 +57,10 @@ def golden_rollout(
         arrays[f"state.{name}"] = _encode(values, state)
     if reference is not None:
         floats, _ = _rollout(reference, reference.step, inputs)
+        kept = np.arange(0, hops, -(-hops // FLOAT_HOPS), dtype=np.int32)
         for spec, values in zip(program.outputs, floats, strict=True):
-            arrays[f"float.{spec.name}"] = values
-        arrays["float.hops"] = np.arange(hops, dtype=np.int32)
+            arrays[f"float.{spec.name}"] = values[kept]
+        arrays["float.hops"] = kept
     return arrays, source
 
 

@@ -89,7 +89,8 @@ class Bundle:
         """Return the golden rollout by name.
 
         ``input.<name>`` and ``output.<name>`` are [hops, …one-hop shape], ``state.<name>`` is the
-        state after the last hop; dtypes as in the manifest.
+        state after the last hop; dtypes as in the manifest. A quantised bundle may add what the
+        float program gave: ``float.<output>`` float32 on the hops ``float.hops`` int32.
 
         Raises:
             BundleError: no golden rollout, or arrays that do not fit the manifest.
@@ -225,20 +226,31 @@ def _check_members(manifest: Mapping[str, Any], contents: Mapping[str, bytes], p
 
 
 def _check_golden(bundle: Bundle, arrays: Mapping[str, NDArray[Any]]) -> None:
-    expected: dict[str, tuple[str, tuple[int, ...], bool]] = {}
-    expected |= {f"input.{t.name}": (t.dtype, t.shape, True) for t in bundle.inputs}
-    expected |= {f"output.{t.name}": (t.dtype, t.shape, True) for t in bundle.outputs}
-    expected |= {f"state.{s.name}": (s.dtype, s.shape, False) for s in bundle.states.values()}
+    source = arrays.get(f"input.{bundle.inputs[0].name}")
+    hops = 0 if source is None or not source.ndim else len(source)
+    expected: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for group, tensors in (("input", bundle.inputs), ("output", bundle.outputs)):
+        expected |= {f"{group}.{t.name}": (t.dtype, (hops, *t.shape)) for t in tensors}
+    expected |= {f"state.{s.name}": (s.dtype, s.shape) for s in bundle.states.values()}
+    if any(name.startswith("float.") for name in arrays):  # the float program on some of the hops
+        index = arrays.get("float.hops", np.zeros(0, np.int32))
+        expected["float.hops"] = ("int32", (index.size,))
+        expected |= {f"float.{t.name}": ("float32", (index.size, *t.shape)) for t in bundle.outputs}
+        if index.size and not 0 <= index.min() <= index.max() < hops:
+            raise BundleError(
+                f"{GOLDEN} of {bundle.path}: float.hops names hops {index.min()}…{index.max()}, "
+                f"there are {hops}"
+            )
     if set(arrays) != set(expected):
+        extra, missing = sorted(set(arrays) - set(expected)), sorted(set(expected) - set(arrays))
         raise BundleError(
-            f"{GOLDEN} of {bundle.path} has arrays {sorted(arrays)}, must have {sorted(expected)}"
+            f"{GOLDEN} of {bundle.path} has unknown arrays {extra} and lacks {missing}; "
+            "export the bundle again"
         )
-    hops = len(arrays[f"input.{bundle.inputs[0].name}"])
-    for name, (dtype, shape, per_hop) in expected.items():
-        want = (hops, *shape) if per_hop else shape
+    for name, (dtype, shape) in expected.items():
         array = arrays[name]
-        if array.dtype != dtype or array.shape != want:
+        if array.dtype != dtype or array.shape != shape:
             raise BundleError(
                 f"{GOLDEN} of {bundle.path}: {name} is {array.dtype}{list(array.shape)}, "
-                f"must be {dtype}{list(want)}"
+                f"must be {dtype}{list(shape)}"
             )
