@@ -1,6 +1,6 @@
 """The step program itself, run by torch on codes: what every other engine is held against.
 
-Not for devices and not in the registry: it needs the program in memory, which a bundle does not hold.
+Not for devices and not in the registry: it needs the program in memory, which no bundle holds.
 """
 
 from __future__ import annotations

@@ -314,7 +314,7 @@ def lying_header() -> bytes:
     ("golden", "words"),
     [
         (b"nonsense", "not a NumPy archive"),
-        (npz(a=np.ones(3)), r"has arrays \['a'\], must have"),
+        (npz(a=np.ones(3)), r"has unknown arrays \['a'\] and lacks \['input.features'"),
         (npz(a=np.array([{}], dtype=object)), "a in golden.npz says object"),
         (lying_header(), r"says int8\[1000000000000\] and holds 0 bytes"),
     ],
@@ -333,3 +333,21 @@ def test_golden_rollout_of_another_shape(good: Bundle, tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "b.seb", good.manifest, members)
     with pytest.raises(BundleError, match=r"input.features is int8\[2, 1, 3, 1, 256\]"):
         bundle.golden()
+
+
+def test_golden_floats_belong_to_hops(good: Bundle, tmp_path: Path) -> None:
+    golden = good.golden()
+    floats = {f"float.{t.name}": np.zeros((1, *t.shape), np.float32) for t in good.outputs}
+
+    def with_floats(**more: Any) -> Bundle:
+        members = dict(good.members) | {"golden.npz": npz(**golden, **more)}
+        return write_bundle(tmp_path / "b.seb", good.manifest, members)
+
+    hops = np.array([1], np.int32)
+    assert set(with_floats(**floats, **{"float.hops": hops}).golden()) > set(golden)
+    with pytest.raises(BundleError, match=r"lacks \['float.hops'\]"):
+        with_floats(**floats).golden()
+    with pytest.raises(BundleError, match=r"float.hops names hops 2…2, there are 2"):
+        with_floats(**floats, **{"float.hops": hops + 1}).golden()
+    with pytest.raises(BundleError, match=r"lacks \['float.bias'\]"):
+        with_floats(**{"float.mask": floats["float.mask"], "float.hops": hops}).golden()
