@@ -3,16 +3,17 @@
 ::
 
     SpectralEdgeError                     exit
-      SpecError(ValueError)                 2   bad Frontend, recipe, QatConfig: value seen, allowed range
+      SpecError(ValueError)                 2   a bad front end, recipe or configuration
       StreamError                           2   wrong hop length, dtype or rate; NaN; closed session
-        AudioError                          2   a file that is not audio, is empty or cannot be written
-      CalibrationError                      2   no sequences, or sequences that do not fit the program
+        AudioError                          2   not audio, empty, or cannot be written
+      CalibrationError                      2   no sequences, or they do not fit the program
       ConversionError                       2   node, module path, what was tried
         NotStreamable                       2   an op that is not causal with finite lookahead
         UnsupportedOp                       2   an op that a writer cannot spell
         ParityError                         3   first value that differs, max difference, index
       QualityGateFailed                     3   a metric fell below its threshold
-      BundleError                           2   ManifestError, ChecksumMismatch, FrontendMismatch, VersionMismatch
+      BundleError                           2   cannot be trusted or understood
+        ManifestError, ChecksumMismatch, FrontendMismatch, VersionMismatch
       RuntimeUnavailable(ImportError)       4   the line to type: pip install 'spectral-edge[...]'
       RuntimeUnfit                          4   this engine or device cannot run this bundle
       LatencyGateFailed                     5   measured latency above the gate

@@ -50,13 +50,15 @@ def is_smooth(n: int) -> bool:
 def make_window(name: str, length: int) -> NDArray[np.float64]:
     """Return the periodic taper ``name`` of ``length`` samples as float64[length]."""
     n = np.arange(length)
-    hann = 0.5 - 0.5 * np.cos(2 * np.pi * n / length)
+    hann: NDArray[np.float64] = 0.5 - 0.5 * np.cos(2 * np.pi * n / length)
     if name == "sqrt_hann":
-        return np.sqrt(hann)
+        root: NDArray[np.float64] = np.sqrt(hann)
+        return root
     if name == "hann":
         return hann
     if name == "hamming":
-        return 0.54 - 0.46 * np.cos(2 * np.pi * n / length)
+        hamming: NDArray[np.float64] = 0.54 - 0.46 * np.cos(2 * np.pi * n / length)
+        return hamming
     if name == "rect":
         return np.ones(length)
     raise SpecError(f"window is {name!r}, must be one of {', '.join(WINDOWS)}")
@@ -192,7 +194,8 @@ class StftFrontend:
         squared = make_window(self.window, self.n_fft) ** 2
         padded = np.zeros(-(-self.n_fft // self.hop_length) * self.hop_length)
         padded[: self.n_fft] = squared
-        return padded.reshape(-1, self.hop_length).sum(axis=0)
+        overlap: NDArray[np.float64] = padded.reshape(-1, self.hop_length).sum(axis=0)
+        return overlap
 
 
 def frontend_from_dict(data: dict[str, Any]) -> StftFrontend:

@@ -5,8 +5,8 @@ One hop in, one hop out, every bit of memory in named state tensors::
     outputs, next_states = step(inputs, states)
 
 A :class:`StepProgram` holds that step as a ``torch.fx`` graph of ATen ops (float, or with
-``quantized_decomposed`` quantize/dequantize nodes after :func:`spectral_edge.quantize`), together with
-what is known about it: names, states, delay, receptive field.
+``quantized_decomposed`` quantize/dequantize nodes after :func:`spectral_edge.quantize`), together
+with what is known about it: names, states, delay, receptive field.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ class StepProgram:
     """One hop of a model with explicit states.
 
     Attributes:
-        module: graph module ``(inputs..., states...) -> (outputs..., next states...)``, a flat tuple;
+        module: graph module ``(inputs..., states...) -> (outputs..., next states...)``, a flat
+        tuple;
             works for any batch size; float tensors at the boundary also when quantised.
         inputs: specs in call order; ``shape[time_dim]`` is ``hop_multiple`` frames.
         outputs: specs in return order; names are ``output`` or the keys of the returned dict.

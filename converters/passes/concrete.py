@@ -21,8 +21,9 @@ def concrete(module: torch.fx.GraphModule, example: Sequence[torch.Tensor]) -> t
     """Return a copy of ``module`` specialised to the shapes of ``example``.
 
     Pre: ``module(*example)`` runs. Post: every node carries ``meta["val"]``; nodes that give
-    numbers (sizes) or check shapes are gone; a tensor that depends on constants only is a ``get_attr`` buffer,
-    except that dequantised constants keep their codes (quantised ones are folded to codes).
+    numbers (sizes) or check shapes are gone; a tensor that depends on constants only is a
+    ``get_attr`` buffer, except that dequantised constants keep
+    their codes (quantised ones are folded to codes).
     """
     module = _copy(module)
     recorder = _Recorder(module)

@@ -20,8 +20,8 @@ def scan(
 ) -> tuple[torch.Tensor, Any]:
     """Apply ``y_t, state = cell(x_t, state)`` to every frame of ``x``.
 
-    A bare Python loop over frames is unrolled by tracing and cannot become a stream; this function is
-    a loop in eager mode and one op with a symbolic length while a model is being traced.
+    A bare Python loop over frames is unrolled by tracing and cannot become a stream; this function
+    is a loop in eager mode and one op with a symbolic length while a model is being traced.
 
     Args:
         cell: ``(x_t, state) -> (y_t, state)``; x_t is ``x`` without axis ``dim``. It must be pure:

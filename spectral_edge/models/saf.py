@@ -150,6 +150,8 @@ class SafEdge(nn.Module):
         self.smooth = conv_norm(channels, channels, (1, 3), groups=channels)
         self.mask = nn.Conv2d(channels, 1, 1)
         self.bias = nn.Conv2d(channels, 2, 1)
+        assert self.mask.bias is not None
+        assert self.bias.bias is not None
         nn.init.constant_(self.mask.bias, MASK_START)
         nn.init.normal_(self.bias.weight, std=BIAS_START_STD)
         nn.init.zeros_(self.bias.bias)

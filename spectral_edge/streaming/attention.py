@@ -1,6 +1,7 @@
 """Attention over time within a window of frames: keys and values become rings.
 
-With ``chunk`` new frames per hop and a mask that lets a frame see ``window`` frames up to itself and
+With ``chunk`` new frames per hop and a mask that lets a frame see ``window`` frames up to itself
+and
 ``ahead`` later ones, a hop relates ``chunk`` queries (late by ``ahead``) to
 ``window - 1 + ahead + chunk`` keys, oldest first.
 """
@@ -96,15 +97,16 @@ def _begin(ctx: Rewriter, node: fx.Node, query: Value, key: Value, mask: Mask) -
 def _scores_or_matmul(ctx: Rewriter, node: fx.Node, fallback: Callable[..., Any]) -> Any:
     """Matrix product: scores (two time axes), weighted sum of values, or an ordinary product."""
     is_baddbmm = node.target is _aten.baddbmm.default
-    first, second = node.args[-2:]
-    left = ctx.env[first]  # type: ignore[index]
+    operands: Any = node.args[-2:]
+    first, second = operands
+    left = ctx.env[first]
     if isinstance(left, Pair):
         return _weighted_sum(ctx, node, left, replace(ctx.value(second), clip=second))
     if len(ctx.time_axes_of(node)) != 2:
         return fallback(ctx, node)
     left, right = ctx.value(first), ctx.value(second)
     ndim = node.meta["val"].ndim
-    if left.axis != ndim - 2 or right.axis != second.meta["val"].ndim - 1:  # type: ignore[union-attr]
+    if left.axis != ndim - 2 or right.axis != second.meta["val"].ndim - 1:
         raise refusal(node, "it relates all frames to each other", "attend within a window")
     right = replace(right, clip=second)
     if is_baddbmm:

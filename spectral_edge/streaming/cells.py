@@ -121,5 +121,6 @@ def _pack(parts: Sequence[torch.Tensor], order: Sequence[int], *, blocks: bool) 
     rows = []
     for gate in order:
         pieces = [s[gate] for s in split]
-        rows.append(torch.block_diag(*pieces) if blocks else torch.cat(pieces))
+        joined = torch.block_diag(*pieces) if blocks else torch.cat(pieces)  # type: ignore[no-untyped-call]
+        rows.append(joined)
     return torch.cat(rows)

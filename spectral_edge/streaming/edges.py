@@ -104,7 +104,7 @@ def started(ctx: Rewriter, value: Value, index: int = 0, after: int = 0) -> fx.N
 def kept_while_warming_up(
     ctx: Rewriter, value: Value, new: fx.Node, before: fx.Node, index: int = 0
 ) -> fx.Node:
-    """Return ``new``, or ``before`` while frame ``index`` of the hop of ``value`` precedes the clip."""
+    """Return ``new``, or ``before`` while frame ``index`` of the hop precedes the clip."""
     valid = started(ctx, value, index)
     return new if valid is None else ctx.emit(_aten.where.self, (valid, new, before))
 

@@ -29,7 +29,7 @@ def get_constant(module: fx.GraphModule, node: fx.Node) -> torch.Tensor:
 def set_constant(
     module: fx.GraphModule, like: fx.Node, name: str, value: torch.Tensor, *, learned: bool = True
 ) -> fx.Node:
-    """Register ``value`` as a parameter or buffer and return a ``get_attr`` node before ``like``."""
+    """Register ``value`` with the module and return a ``get_attr`` node before ``like``."""
     unique, count = name, 1
     while hasattr(module, unique):
         unique, count = f"{name}_{count}", count + 1

@@ -54,9 +54,7 @@ def read_mask(m: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
     return allowed, bias if bool((bias != 0).any()) else None
 
 
-def mask_applied_by(
-    ctx: Rewriter, user: fx.Node, scores: fx.Node
-) -> tuple[fx.Node, Read] | None:
+def mask_applied_by(ctx: Rewriter, user: fx.Node, scores: fx.Node) -> tuple[fx.Node, Read] | None:
     """Return (mask node, how to read it) when ``user`` may mask ``scores``."""
 
     def static(node: Any) -> bool:
@@ -68,9 +66,9 @@ def mask_applied_by(
         return (other, read_mask) if static(other) else None
     if user.target in (_aten.masked_fill.Scalar, _aten.masked_fill.Tensor) and static(args[1]):
         return args[1], lambda m: (~m, None)
-    if user.target in (_aten.where.self, _aten.where.ScalarOther, _aten.where.ScalarSelf):
-        if static(args[0]):
-            return args[0], (lambda m: (m, None)) if args[1] is scores else (lambda m: (~m, None))
+    selects = user.target in (_aten.where.self, _aten.where.ScalarOther, _aten.where.ScalarSelf)
+    if selects and static(args[0]):
+        return args[0], (lambda m: (m, None)) if args[1] is scores else (lambda m: (~m, None))
     return None
 
 
@@ -167,7 +165,7 @@ def _by_distance(node: fx.Node, m: torch.Tensor, window: int, ahead: int) -> tor
 
 def _probes(ctx: Rewriter, mask: fx.Node) -> list[torch.Tensor]:
     """Run the clip graph up to ``mask`` for several lengths; a stored table may end early."""
-    probes = []
+    probes: list[Any] = []
     for length in PROBE_LENGTHS:
         try:
             value = _evaluate(ctx, mask, length * ctx.hop)

@@ -1,4 +1,4 @@
-"""What is remembered between hops: histories of frames, delay lines, states and their initial values.
+"""What is remembered between hops: histories, delay lines, states and their initial values.
 
 The value of a state before the first hop is read off the clip graph itself: the frames of a tensor
 that come before its first offset depend on padding and weights only.
@@ -27,7 +27,7 @@ Captured = dict[fx.Node, torch.Tensor]
 
 @dataclass
 class State:
-    """A memory under construction; ``initial`` yields its value at batch 1 from captured tensors."""
+    """A memory under construction; ``initial`` makes its start (batch 1) from captured tensors."""
 
     name: str
     node: fx.Node

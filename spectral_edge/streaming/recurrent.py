@@ -1,8 +1,8 @@
 """Recurrent modules: traced as one op each, rewritten into explicit cells.
 
 ``nn.GRU``, ``nn.LSTM`` and ``nn.RNN`` would be unrolled to a concrete number of frames by tracing.
-:func:`opaque_recurrence` swaps them for modules with the same parameters that call one custom op with
-a symbolic length. The rule below turns that op into cells when it runs over time (one step per
+:func:`opaque_recurrence` swaps them for modules with the same parameters that call one custom op
+with a symbolic length. The rule below turns that op into cells when it runs over time (one step per
 frame, hidden vectors become states), and unrolls it inside the hop when it runs over another axis
 such as frequency.
 """
@@ -29,7 +29,7 @@ __all__ = ["opaque_recurrence"]
 _aten = torch.ops.aten
 
 
-@torch.library.custom_op("spectral_edge::recurrent", mutates_args=())  # type: ignore[misc]
+@torch.library.custom_op("spectral_edge::recurrent", mutates_args=())
 def recurrent(
     x: torch.Tensor,
     initial: list[torch.Tensor],
@@ -49,14 +49,14 @@ def recurrent(
         initial = [zeros, zeros.clone()] if mode == "LSTM" else [zeros]
     common = (has_bias, layers, 0.0, False, bidirectional, batch_first)
     if mode == "LSTM":
-        y, h, _ = torch._VF.lstm(x, initial, weights, *common)  # type: ignore[attr-defined]
+        y, h, _ = torch._VF.lstm(x, initial, weights, *common)
     else:
         run = {"GRU": "gru", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}[mode]
-        y, h = getattr(torch._VF, run)(x, initial[0], weights, *common)  # type: ignore[attr-defined]
+        y, h = getattr(torch._VF, run)(x, initial[0], weights, *common)
     return y.contiguous(), h.contiguous()
 
 
-@recurrent.register_fake  # type: ignore[misc]
+@recurrent.register_fake
 def _(
     x: torch.Tensor,
     initial: list[torch.Tensor],
@@ -116,10 +116,11 @@ def opaque_recurrence(model: nn.Module, path: str = "") -> nn.Module:
 
 
 def _rule(ctx: Rewriter, node: fx.Node) -> list[Any]:
-    x_node, initial, weights, mode, layers, bidirectional, batch_first, has_bias = node.args
+    x_node, _initial, weights, _mode, layers, bidirectional, batch_first, has_bias = node.args
     value = memory.settled(ctx, ctx.value(x_node))
     per_cell = 4 if has_bias else 2
-    assert isinstance(weights, (list, tuple)) and isinstance(layers, int)
+    assert isinstance(weights, (list, tuple))
+    assert isinstance(layers, int)
     directions = 2 if bidirectional else 1
     constants = [get_constant(ctx.clip.module, w) for w in weights]  # type: ignore[arg-type]
     cells = [constants[i : i + per_cell] for i in range(0, len(constants), per_cell)]
@@ -198,7 +199,9 @@ def _hidden_state(
     given = initial[which] if initial else None
     if given is not None and not ctx.length_only(given):
         raise refusal(
-            node, "its initial hidden vector depends on the input", "start from a parameter or zeros"
+            node,
+            "its initial hidden vector depends on the input",
+            "start from a parameter or zeros",
         )
 
     def value(captured: memory.Captured) -> torch.Tensor:

@@ -1,9 +1,11 @@
 """Walking a clip graph and building the graph of one hop.
 
 Every tensor that has a time axis becomes a :class:`Value`: the new node holds the ``chunk`` newest
-frames that can be known, and ``offset`` says how far they lag behind the input. With hop n the graph
+frames that can be known, and ``offset`` says how far they lag behind the input. With hop n the
+graph
 computes frames ``n·chunk - offset …`` of the clip tensor. A left pad makes a tensor known *early*
-(negative offset), a convolution without padding makes it late; a causal layer does both and ends at 0.
+(negative offset), a convolution without padding makes it late; a causal layer does both and ends
+at 0.
 What must be remembered between hops becomes a state (:mod:`.memory`).
 """
 
@@ -32,7 +34,11 @@ _aten = torch.ops.aten
 SIZES_ONLY = {
     "sym_size", "new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like",
 }  # fmt: skip
-JUDGES = {_aten.cat.default, _aten.slice_scatter.default, torch.ops.higher_order.scan}  # rules that look at a refused operand themselves
+JUDGES = {
+    _aten.cat.default,
+    _aten.slice_scatter.default,
+    torch.ops.higher_order.scan,
+}  # rules that look at a refused operand themselves
 LONG = 5040  # frames; a multiple of every stride product that occurs
 
 
@@ -117,9 +123,9 @@ class Rewriter:
             for n in node.all_input_nodes:
                 if isinstance(self.env.get(n), Refused):
                     raise self.env[n].error
-        if any(isinstance(self.env.get(n), Pair) for n in node.all_input_nodes):
-            if len(self.time_axes_of(node)) == 2:
-                return self.on_pairs(self, node)
+        scores = any(isinstance(self.env.get(n), Pair) for n in node.all_input_nodes)
+        if scores and len(self.time_axes_of(node)) == 2:
+            return self.on_pairs(self, node)
         rule = self.rules.get(node.target)
         if rule is None:
             raise refusal(
@@ -206,7 +212,7 @@ class Rewriter:
         self._current = node
 
     def time_axis(self, node: fx.Node, val: torch.Tensor | None = None) -> int | None:
-        """Return the time axis of a clip node; more than one is refused (attention over all time)."""
+        """Return the time axis of a clip node; more than one is refused."""
         axes = self.time_axes(node.meta["val"] if val is None else val)
         if len(axes) > 1:
             raise refusal(
@@ -247,7 +253,7 @@ class Rewriter:
     def emit(
         self, target: Any, args: Sequence[Any], kwargs: dict[str, Any] | None = None
     ) -> fx.Node:
-        """Add a node to the step graph; it keeps the module path and source line of the clip node."""
+        """Add a step node; it keeps the module path and source line of the clip node."""
         node = self.graph.call_function(target, tuple(args), kwargs or {})
         if self._current is not None:
             for key in ("nn_module_stack", "stack_trace", "source_fn_stack"):
@@ -353,7 +359,7 @@ class Rewriter:
         self.graph.eliminate_dead_code()
         self.graph.lint()
         module = fx.GraphModule(self.clip.module, self.graph)
-        module.eval()  # type: ignore[no-untyped-call]
+        module.eval()
         return module
 
     def _drop_unread_states(self, roots: list[fx.Node]) -> None:
@@ -379,5 +385,3 @@ class Rewriter:
 def op_name(node: fx.Node) -> str:
     """Return the name of an ATen op without namespace and overload, "" for other targets."""
     return str(getattr(getattr(node.target, "_schema", None), "name", "")).split("::")[-1]
-
-

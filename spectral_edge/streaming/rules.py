@@ -1,8 +1,9 @@
 """Streaming rules: how each op looks for one hop.
 
-``RULES`` maps an ATen op to a function ``rule(rewriter, clip_node) -> Value``. A rule emits nodes of
-the step graph and returns what they stand for. This module holds the registry, what rules share, and
-the ops that stay inside a frame; the modules beside it hold data movement (``rules_shape``), windows
+``RULES`` maps an ATen op to a function ``rule(rewriter, clip_node) -> Value``. A rule emits nodes
+of the step graph and returns what they stand for. This module holds the registry, what rules share,
+and the ops that stay inside a frame; the modules beside it hold data movement (``rules_shape``),
+windows
 (``rules_window``), shifts and padding (``rules_shift``), running values (``rules_running``),
 recurrence (``recurrent``) and attention (``attention``).
 """
@@ -186,7 +187,8 @@ POINTWISE = (
     "bitwise_and.Tensor", "bitwise_or.Tensor", "sign", "round", "floor", "ceil", "trunc", "frac",
     "fmod.Scalar", "remainder.Scalar", "rsub.Scalar", "rsub.Tensor", "atan2", "hypot", "erf",
     "masked_fill.Scalar", "masked_fill.Tensor", "addcmul", "addcdiv", "lerp.Scalar", "lerp.Tensor",
-    "nan_to_num", "logaddexp", "isnan", "__and__.Tensor", "__or__.Tensor", "to.dtype", "to.dtype_layout", "_to_copy", "type_as",
+    "nan_to_num", "logaddexp", "isnan", "__and__.Tensor", "__or__.Tensor", "to.dtype",
+    "to.dtype_layout", "_to_copy", "type_as",
 )  # fmt: skip
 register("pointwise", *POINTWISE)(same_op)
 
@@ -306,7 +308,7 @@ def _refused(why: str, instead: str, *names: str) -> None:
 
 _refused(
     "a transform inside the model needs framing, which belongs to the fixed-point front end",
-    "let the model start at the spectrum (spectral_edge.StftFrontend computes it) and end at a mask",
+    "let the model start at the spectrum (spectral_edge.StftFrontend makes it) and end at a mask",
     "stft", "stft.center", "istft", "fft_rfft", "fft_irfft", "fft_fft", "fft_ifft", "fft_rfft2",
 )  # fmt: skip
 _refused(

@@ -102,9 +102,7 @@ def _extreme(ctx: Rewriter, node: fx.Node) -> Any:
     if not _along_time(ctx, node):
         return over_dims(ctx, node)
     op = _aten.maximum if "cummax" in str(node.target) else _aten.minimum
-    value = _running(
-        ctx, node, 0.0, lambda a, b: ctx.emit(op.default, (a, b)), from_first=True
-    )
+    value = _running(ctx, node, 0.0, lambda a, b: ctx.emit(op.default, (a, b)), from_first=True)
     where_found = refusal(node, "it tells the frame of the extreme", "use the values only")
     return [value, Refused(where_found)]
 

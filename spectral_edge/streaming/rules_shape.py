@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from spectral_edge.streaming.fold import get_constant
 from spectral_edge.streaming.rewrite import Rewriter
 from spectral_edge.streaming.rules import (
     POINTWISE,
@@ -49,15 +50,14 @@ def _pixels(ctx: Rewriter, node: fx.Node) -> Value:
 
 _FILLS = {"zeros": 0.0, "ones": 1.0}
 
+
 @register(
     "constants", "zeros", "ones", "full", "new_zeros", "new_ones", "new_full", "zeros_like",
     "ones_like", "full_like", "scalar_tensor",
 )  # fmt: skip
 def _creation(ctx: Rewriter, node: fx.Node) -> Value:
     val = node.meta["val"]
-    new = ctx.emit(
-        _aten.full.default, (step_sizes(ctx, val), fill_of(node)), {"dtype": val.dtype}
-    )
+    new = ctx.emit(_aten.full.default, (step_sizes(ctx, val), fill_of(node)), {"dtype": val.dtype})
     ctx.steady.add(new)
     axes = ctx.time_axes(val)
     if len(axes) > 1:
@@ -65,6 +65,25 @@ def _creation(ctx: Rewriter, node: fx.Node) -> Value:
     if not axes:
         return Value(new, node)
     return replace(_like_time(ctx, val, axes[0]), node=new, clip=node)
+
+
+@register("constants", "fill.Scalar", "fill.Tensor")
+def _fill(ctx: Rewriter, node: fx.Node) -> Value:
+    content: Any = node.args[1]
+    if isinstance(content, fx.Node):
+        if ctx.value(content).axis is not None or not ctx.length_only(content):
+            raise refusal(node, "it fills with a computed number", "use torch.where or a product")
+        content = float(get_constant(ctx.clip.module, content))
+    val = node.meta["val"]
+    new = ctx.emit(_aten.full.default, (step_sizes(ctx, val), content), {"dtype": val.dtype})
+    ctx.steady.add(new)
+    axis = ctx.time_axis(node)
+    return (
+        Value(new, node)
+        if axis is None
+        else replace(_like_time(ctx, val, axis), node=new, clip=node)
+    )
+
 
 def fill_of(node: fx.Node) -> float:
     """Return the number that a creation op fills its tensor with."""
@@ -76,6 +95,7 @@ def fill_of(node: fx.Node) -> float:
     assert isinstance(fill, (int, float))
     return fill
 
+
 def _like_time(ctx: Rewriter, val: torch.Tensor, axis: int) -> Value:
     """Return the time of a constant over time, as a value without nodes."""
     slope = ctx.clip.slope(val.shape[axis], 1)
@@ -85,7 +105,9 @@ def _like_time(ctx: Rewriter, val: torch.Tensor, axis: int) -> Value:
         return Value(nothing, nothing, axis, fold=(batch, int(slope)))
     return Value(nothing, nothing, axis, rate=slope)
 
+
 # -- views --------------------------------------------------------------------------------------
+
 
 @register(
     KIND,
@@ -105,7 +127,9 @@ def _view(ctx: Rewriter, node: fx.Node) -> Value:
     if axis is None:
         raise refusal(node, "it merges all frames into one axis", "keep time on its own axis")
     value = replace(value, clip=node.args[0])  # type: ignore[arg-type]
-    before, after = ctx.concrete(value.clip.meta["val"]), ctx.concrete(node.meta["val"])
+    assert value.axis is not None
+    before: Any = ctx.concrete(value.clip.meta["val"])
+    after: Any = ctx.concrete(node.meta["val"])
     outer = (prod(before[: value.axis]) * value.fold[0], prod(after[:axis]))
     inner = (prod(before[value.axis + 1 :]) * value.fold[1], prod(after[axis + 1 :]))
     if value.pure and outer[0] == outer[1] and inner[0] != inner[1]:
@@ -117,6 +141,7 @@ def _view(ctx: Rewriter, node: fx.Node) -> Value:
         )
     new = ctx.emit(_aten.reshape.default, (value.node, shape))
     return replace(value, node=new, clip=node, axis=axis, fold=(int(fold[0]), int(fold[1])))
+
 
 def _regrouped(ctx: Rewriter, node: fx.Node, value: Value, axis: int, ratio: Fraction) -> Value:
     """Reshape that joins ``ratio`` successive frames into one, or splits a frame into several."""
@@ -143,12 +168,14 @@ def _regrouped(ctx: Rewriter, node: fx.Node, value: Value, axis: int, ratio: Fra
         first=None,
     )
 
+
 # -- repetition ---------------------------------------------------------------------------------
 
 _BROADCASTING = {
     getattr(getattr(_aten, name.partition(".")[0]), name.partition(".")[2] or "default")
     for name in POINTWISE
 }
+
 
 @register(KIND, "expand", "expand_as")
 def _expand(ctx: Rewriter, node: fx.Node) -> Value:
@@ -164,6 +191,7 @@ def _expand(ctx: Rewriter, node: fx.Node) -> Value:
     new = ctx.emit(_aten.expand.default, (value.node, step_sizes(ctx, val)))
     return result(ctx, node, new, [value])
 
+
 @register(KIND, "repeat", "tile")
 def _repeat(ctx: Rewriter, node: fx.Node) -> Value:
     value, val = ctx.value(node.args[0]), node.meta["val"]
@@ -174,6 +202,7 @@ def _repeat(ctx: Rewriter, node: fx.Node) -> Value:
             raise refusal(node, "it repeats the whole clip", "repeat frames or bands, not time")
     args, kwargs = mapped(ctx, node, [replace(value, clip=node.args[0])])  # type: ignore[arg-type]
     return result(ctx, node, ctx.emit(node.target, args, kwargs), [value])
+
 
 @register(KIND, "repeat_interleave.self_int")
 def _repeat_interleave(ctx: Rewriter, node: fx.Node) -> Value:
@@ -186,6 +215,7 @@ def _repeat_interleave(ctx: Rewriter, node: fx.Node) -> Value:
     if dim != value.axis:
         return same_op(ctx, node)
     return repeated_frames(ctx, node, value, times)
+
 
 def repeated_frames(ctx: Rewriter, node: fx.Node, value: Value, times: int) -> Value:
     """Every frame ``times`` times: up-sampling along time."""
@@ -204,6 +234,7 @@ def repeated_frames(ctx: Rewriter, node: fx.Node, value: Value, times: int) -> V
         rate=value.rate * times,
         first=None if value.first is None else value.first * times + times - 1,
     )
+
 
 @register(KIND, "upsample_nearest1d.vec", "upsample_nearest2d.vec", "upsample_bilinear2d.vec")
 def _upsample(ctx: Rewriter, node: fx.Node) -> Value:
@@ -226,7 +257,9 @@ def _upsample(ctx: Rewriter, node: fx.Node) -> Value:
     rest = (None,) if nearest else (argument(node, "align_corners"), None)
     return result(ctx, node, ctx.emit(node.target, (value.node, size, *rest)), [value])
 
+
 # -- pieces -------------------------------------------------------------------------------------
+
 
 @register(KIND, "select.int", "index_select", "gather")
 def _over_one_dim(ctx: Rewriter, node: fx.Node) -> Value:
@@ -234,6 +267,7 @@ def _over_one_dim(ctx: Rewriter, node: fx.Node) -> Value:
     if value.axis == positive_axis(dim, value.clip.meta["val"].ndim):  # type: ignore[arg-type]
         raise refusal(node, "it picks single frames of the clip", "keep one value per frame")
     return same_op(ctx, node)
+
 
 @register(KIND, "index.Tensor")
 def _index(ctx: Rewriter, node: fx.Node) -> Value:
@@ -245,6 +279,7 @@ def _index(ctx: Rewriter, node: fx.Node) -> Value:
     if any(i == value.axis for i, _ in used) or any(v.axis is not None for _, v in used):
         raise refusal(node, "it picks frames by index", "shift, pad or slice along time")
     return same_op(ctx, node)
+
 
 @register(
     KIND,
@@ -260,6 +295,7 @@ def _split(ctx: Rewriter, node: fx.Node) -> list[Value]:
     args, kwargs = mapped(ctx, node, [replace(value, clip=node.args[0])])  # type: ignore[arg-type]
     return several(ctx, node, ctx.emit(node.target, args, kwargs), value)
 
+
 @register(KIND, "unbind.int")
 def _unbind(ctx: Rewriter, node: fx.Node) -> list[Value]:
     value = ctx.value(node.args[0])
@@ -271,11 +307,13 @@ def _unbind(ctx: Rewriter, node: fx.Node) -> list[Value]:
         parts.append(replace(value, node=item, clip=node, axis=ctx.time_axis(node, part)))
     return parts
 
+
 @register(KIND, "stack")
 def _stack(ctx: Rewriter, node: fx.Node) -> Value:
     values = aligned_operands(ctx, node)
     args, kwargs = mapped(ctx, node, values)
     return result(ctx, node, ctx.emit(node.target, args, kwargs), values)
+
 
 @register(KIND, "copy")
 def _copy(ctx: Rewriter, node: fx.Node) -> Value:

@@ -34,9 +34,7 @@ KIND = "windows along time"
 LOWEST = torch.finfo(torch.float32).min
 
 
-def padded(
-    ctx: Rewriter, node: fx.Node, value: Value, left: int, right: int, fill: float
-) -> Value:
+def padded(ctx: Rewriter, node: fx.Node, value: Value, left: int, right: int, fill: float) -> Value:
     """Return ``value`` with ``left`` constant frames before and ``right`` after the clip."""
     if not value.pure:
         raise refusal(node, "it pads an axis that merges time", "pad before merging axes")
@@ -70,7 +68,8 @@ def windowed(
 ) -> tuple[fx.Node, Value]:
     """Prepare an op whose output frame j needs input frames j·stride … j·stride + reach.
 
-    ``inner``: frames by which the op itself has padded ``value`` on the left; its clip node has not.
+    ``inner``: frames by which the op itself has padded ``value`` on the left; its clip node has
+    not.
 
     Returns:
         The node that holds exactly the frames this hop needs, and the op's value without node.
@@ -252,7 +251,7 @@ def _unfold(ctx: Rewriter, node: fx.Node) -> Value:
 
 @register(KIND, "im2col")
 def _im2col(ctx: Rewriter, node: fx.Node) -> Value:
-    """nn.Unfold as a depth-wise convolution with one-hot kernels: exact, and every engine has it."""
+    """nn.Unfold as a depth-wise convolution with one-hot kernels: exact in every engine."""
     value = replace(ctx.value(node.args[0]), clip=node.args[0])  # type: ignore[arg-type]
     val: Any = value.clip.meta["val"]
     if val.ndim != 4:

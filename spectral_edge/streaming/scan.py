@@ -123,9 +123,7 @@ def _selects_first(carry: fx.Node, source: fx.Node, axis: int) -> bool:
     return dim == axis and argument(carry, "index") == 0
 
 
-def _inline(
-    ctx: Rewriter, scan: fx.Node, body: fx.GraphModule, inputs: list[Any]
-) -> list[fx.Node]:
+def _inline(ctx: Rewriter, scan: fx.Node, body: fx.GraphModule, inputs: list[Any]) -> list[fx.Node]:
     """Rewrite the body of a scan once, as a graph in which nothing has a time axis."""
     given = iter(inputs)
     for n in body.graph.nodes:
@@ -158,9 +156,7 @@ def _cell(ctx: Rewriter, node: fx.Node) -> Any:
     values = ctx.aligned([ctx.value(n) for n in (x, *before)])
     if any(v.axis is not None for v in values):
         raise refusal(node, "a single cell is applied to a clip", "use scan, or nn.GRU")
-    tensors = [
-        get_constant(ctx.clip.module, ctx.value(w).node) for w in weights if w is not None
-    ]
+    tensors = [get_constant(ctx.clip.module, ctx.value(w).node) for w in weights if w is not None]
     cell = Cell(ctx, mode, [tensors], ctx.name_here())
     gates = cell.project(values[0].node)
     h, c = cell.step(gates, values[1].node, values[2].node if len(values) > 2 else None)

@@ -1,9 +1,9 @@
 """Clip graph passes: spelling a traced model in forms that the rules follow.
 
-    without_mutation   in-place ops become functional ones
-    fold_constants     weight normalisation and the like are computed once
-    spell_einsum       products that relate frames to frames become matrix products
-    pack_groups        equal recurrent modules on parts of one tensor become one
+without_mutation   in-place ops become functional ones
+fold_constants     weight normalisation and the like are computed once
+spell_einsum       products that relate frames to frames become matrix products
+pack_groups        equal recurrent modules on parts of one tensor become one
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def without_mutation(exported: ExportedProgram) -> fx.GraphModule:
     Raises:
         NotStreamable: the model writes to one of its buffers.
     """
-    module = exported.module(check_guards=False)
+    module: fx.GraphModule = exported.module(check_guards=False)
     mutable = [n for n in module.graph.nodes if _is_mutable(n)]
     for node in mutable:
         target = node.args[0]
@@ -46,8 +46,26 @@ def without_mutation(exported: ExportedProgram) -> fx.GraphModule:
                 module.graph.erase_node(node)
             else:
                 node.target = _functional(node)
+        _drop_whole_slices(module)
         return module
-    return exported.run_decompositions({}).module(check_guards=False)
+    module = exported.run_decompositions({}).module(check_guards=False)
+    _drop_whole_slices(module)
+    return module
+
+
+def _drop_whole_slices(module: fx.GraphModule) -> None:
+    """Remove slices that take a whole axis, which indexing writes in numbers."""
+    for node in list(module.graph.nodes):
+        scatter = node.target is _aten.slice_scatter.default
+        if not scatter and node.target is not _aten.slice.Tensor:
+            continue
+        first = 2 if scatter else 1
+        given: list[Any] = list(node.args[first:])
+        defaults: list[Any] = [0, None, None, 1]
+        _, start, end, step = given + defaults[len(given) :]
+        if not start and step == 1 and (end is None or (isinstance(end, int) and end >= 1 << 40)):
+            node.replace_all_uses_with(node.args[first - 1])
+            module.graph.erase_node(node)
 
 
 def _is_mutable(node: fx.Node) -> bool:
@@ -219,34 +237,42 @@ def _can_pack(module: fx.GraphModule, split: fx.Node, members: list[fx.Node]) ->
         m.args[3:] == first.args[3:] and not m.args[1] and len(m.args[2]) == len(first.args[2])  # type: ignore[arg-type]
         for m in members
     )
-    whole = sorted(m.args[0].args[1] for m in members) == list(range(len(parts)))  # type: ignore[union-attr]
+    whole = sorted(map(_position, members)) == list(range(len(parts)))
     used_alone = all(
         user.target is operator.getitem and user.args[1] == 0 for m in members for user in m.users
     )
-    along_last = all(
-        str(p.shape[:-1]) == str(parts[0].shape[:-1]) for p in parts
-    ) and split.args[0].meta["val"].shape[-1] == sum(int(p.shape[-1]) for p in parts)  # type: ignore[union-attr]
+    along_last = all(str(p.shape[:-1]) == str(parts[0].shape[:-1]) for p in parts) and split.args[
+        0
+    ].meta["val"].shape[-1] == sum(int(p.shape[-1]) for p in parts)  # type: ignore[union-attr]
     if not (same and whole and used_alone and along_last) or first.args[4] != 1:
         return False
-    sizes = [get_constant(module, w).numel() for m in members for w in m.args[2]]  # type: ignore[union-attr]
+    weights: list[Any] = [w for m in members for w in m.args[2]]  # type: ignore[union-attr]
+    sizes = [get_constant(module, w).numel() for w in weights]
     return sum(sizes) * (len(members) - 1) <= EXTRA_MACS
 
 
+def _position(member: fx.Node) -> int:
+    """Return which part of the split a recurrent node reads."""
+    source: Any = member.args[0]
+    return int(source.args[1])
+
+
 def _pack(module: fx.GraphModule, split: fx.Node, members: list[fx.Node]) -> None:
-    members = sorted(members, key=lambda m: m.args[0].args[1])  # type: ignore[union-attr]
+    members = sorted(members, key=_position)
     _, _, _, mode, layers, bidirectional, batch_first, has_bias = members[0].args
     order = {n: i for i, n in enumerate(module.graph.nodes)}
     first = min(members, key=order.__getitem__)
     gates = {"GRU": 3, "LSTM": 4}.get(str(mode), 1)
     weights = []
-    for i in range(len(members[0].args[2])):  # type: ignore[arg-type]
-        tensors = [get_constant(module, m.args[2][i]) for m in members]  # type: ignore[index]
-        stem = f"{str(members[0].args[2][i].target).replace('.', '_')}_packed"  # type: ignore[index]
+    given: list[Any] = [m.args[2] for m in members]
+    for i in range(len(given[0])):
+        tensors = [get_constant(module, g[i]) for g in given]
+        stem = f"{str(given[0][i].target).replace('.', '_')}_packed"
         weights.append(set_constant(module, first, stem, _blocks(tensors, gates), learned=True))
-    args = (split.args[0], [], weights, mode, layers, bidirectional, batch_first, has_bias)
+    args: Any = (split.args[0], [], weights, mode, layers, bidirectional, batch_first, has_bias)
     packed = add_node(module, first, torch.ops.spectral_edge.recurrent.default, args)
     y = add_node(module, first, operator.getitem, (packed, 0))
-    hidden = [get_constant(module, m.args[2][1]).shape[1] for m in members]  # type: ignore[index]
+    hidden = [get_constant(module, g[1]).shape[1] for g in given]
     total, start = sum(hidden), 0
     for member, size in zip(members, hidden, strict=True):
         piece = add_node(module, first, _aten.slice.Tensor, (y, 2, start, start + size))

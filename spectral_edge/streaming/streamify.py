@@ -32,8 +32,10 @@ def streamify(
 ) -> StepProgram:
     """Derive the one-hop program of a causal model and prove it.
 
-    The model is traced over clips of symbolic length; every op that reaches across time is rewritten
-    into the current frame plus explicit state; the result is compared with the model on random clips.
+    The model is traced over clips of symbolic length; every op that reaches across time is
+    rewritten
+    into the current frame plus explicit state; the result is compared with the model on random
+    clips.
 
     Args:
         model: any module; traced in eval mode, not changed.

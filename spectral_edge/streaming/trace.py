@@ -207,8 +207,8 @@ def _export(
         text = str(error)
         if "specialized" in text or "Constraints violated" in text or "not all values" in text:
             reason = (
-                "the graph depends on a concrete number of frames or batch (a Python loop over time, "
-                "or int(x.shape[...])). Use nn.GRU/LSTM/RNN or spectral_edge.layers.scan for "
+                "the graph depends on a concrete number of frames or batch (a Python loop over "
+                "time, or int(x.shape[...])). Use nn.GRU/LSTM/RNN or spectral_edge.layers.scan for "
                 "recurrence, and shape arithmetic without int()"
             )
         elif "data-dependent" in text or "GuardOnDataDependent" in text:

@@ -24,8 +24,8 @@ class Value:
         axis: time axis, None for a tensor without time.
         offset: frames (at this tensor's rate) by which the newest frames lag behind the input.
         rate: frames of this tensor per input frame.
-        fold: (outer, inner) sizes merged with time into ``axis``; (1, 1) when the axis is time alone.
-        past: input frames before the aligned one that it depends on.
+        fold: (outer, inner) sizes merged with time into ``axis``; (1, 1) when the axis is time
+        alone. past: input frames before the aligned one that it depends on.
         first: index of the last of the equal frames with which it begins (replicate padding);
             None when it does not begin with copies of a frame of the clip.
     """

@@ -43,8 +43,7 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Context:
-    """What an experiment is run with: preset, whether the int8 column is wanted, where data
-    lies."""
+    """What an experiment is run with: preset, whether int8 is wanted, where data lies."""
 
     preset: str
     int8: bool

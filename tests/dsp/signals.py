@@ -47,7 +47,7 @@ class Codes:
 def signal(kind: int, count: int) -> NDArray[np.int16]:
     """int16[count] of SIGNALS[kind]."""
     i = np.arange(count)
-    state = _generator(1, LONGEST)[:count]
+    state = _generator(1, max(count, LONGEST))[:count]
     centred = (state >> 16) - 32768
     phase = (i * i * 3) & 0xFFFF
     values = (

@@ -189,7 +189,7 @@ def test_install_without_compiler_falls_back_to_numpy(
     environment = new_environment(out / "venv")
     environment.install(*out.glob("*.whl"))
     assert environment.evaluate(BACKEND, warnings="ignore") == "numpy"
-    with pytest.raises(AssertionError, match="the compiled core .* is not built"):
+    with pytest.raises(AssertionError, match=r"the compiled core .* is not built"):
         environment.evaluate(BACKEND)  # the fallback says so
 
 
