@@ -148,10 +148,7 @@ void se_fft_run(const se_fft *fft, int swap, int32_t **yr, int32_t **yi) {
 
 void se_fft_forward(se_fft *fft, const int32_t *v, int32_t *re, int32_t *im) {
     int32_t *yr, *yi;
-    for (int i = 0; i < fft->n / 2; i++) {
-        fft->ar[i] = v[2 * i];
-        fft->ai[i] = v[2 * i + 1];
-    }
+    fft->k->unzip(v, fft->ar, fft->ai, fft->n / 2);
     se_fft_run(fft, 0, &yr, &yi);
     fft->k->split(yr, yi, re, im, fft->n / 2, fft->cosine, fft->sine);
 }
@@ -168,9 +165,6 @@ int se_fft_inverse(se_fft *fft, const int32_t *re, const int32_t *im, int32_t *y
     int32_t *yr, *yi;
     const int shift = se_fft_load_spectrum(fft, re, im);
     se_fft_run(fft, 1, &yr, &yi);
-    for (int i = 0; i < fft->n / 2; i++) {
-        y[2 * i] = yr[i];
-        y[2 * i + 1] = yi[i];
-    }
+    fft->k->zip(yr, yi, y, fft->n / 2);
     return shift;
 }

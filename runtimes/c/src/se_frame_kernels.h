@@ -57,6 +57,35 @@ static uint64_t spectrum_sum(const int32_t *v, int n) {
     return total;
 }
 
+/* v[2*half] to even and odd samples, and back */
+static void unzip(const int32_t *v, int32_t *even, int32_t *odd, int half) {
+    int i = 0;
+    for (; i + VL <= half; i += VL) {
+        vi a, b;
+        vi_unzip(vi_load(v + 2 * i), vi_load(v + 2 * i + VL), &a, &b);
+        vi_store(even + i, a);
+        vi_store(odd + i, b);
+    }
+    for (; i < half; i++) {
+        even[i] = v[2 * i];
+        odd[i] = v[2 * i + 1];
+    }
+}
+
+static void zip(const int32_t *even, const int32_t *odd, int32_t *v, int half) {
+    int i = 0;
+    for (; i + VL <= half; i += VL) {
+        vi a, b;
+        vi_zip(vi_load(even + i), vi_load(odd + i), &a, &b);
+        vi_store(v + 2 * i, a);
+        vi_store(v + 2 * i + VL, b);
+    }
+    for (; i < half; i++) {
+        v[2 * i] = even[i];
+        v[2 * i + 1] = odd[i];
+    }
+}
+
 static void window(const int16_t *x, const int32_t *even, const int32_t *odd, int32_t *vr,
                    int32_t *vim, int half, int e) {
     for (int i = 0; i < half; i += VL) {

@@ -43,6 +43,8 @@ typedef struct se_kernels {
                               const int32_t *weight_odd, int half);
     uint64_t (*energy)(const int16_t *x, int n);
     uint64_t (*spectrum_sum)(const int32_t *v, int n);
+    void (*unzip)(const int32_t *v, int32_t *even, int32_t *odd, int half);
+    void (*zip)(const int32_t *even, const int32_t *odd, int32_t *v, int half);
     void (*window)(const int16_t *x, const int32_t *even, const int32_t *odd, int32_t *vr,
                    int32_t *vim, int half, int e);
     void (*overlap_add)(const int32_t *yr, const int32_t *yi, const int32_t *even,

@@ -19,6 +19,6 @@
 
 const se_kernels SE_TABLE = {
     SE_NAME,       VL,      SE_FIRST4, SE_PAIRS, {0, 0, stage2, stage3, stage4, stage5},
-    split,         unsplit, weighted_peak, energy, spectrum_sum, window, overlap_add, compress,
+    split,         unsplit, weighted_peak, energy, spectrum_sum, unzip,    zip,     window, overlap_add, compress,
     quantize,      expand,  mask_bias, complex_mask, gain,
 };

@@ -114,6 +114,11 @@ static inline void vi_load_pairs(const int16_t *x, vi *even, vi *odd) {
     *even = _mm256_srai_epi32(_mm256_slli_epi32(v, 16), 16);
     *odd = _mm256_srai_epi32(v, 16);
 }
+static inline void vi_unzip(vi first, vi second, vi *even, vi *odd) {
+    const __m256 a = _mm256_castsi256_ps(first), b = _mm256_castsi256_ps(second);
+    *even = _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(a, b, 0x88)), 0xD8);
+    *odd = _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(a, b, 0xDD)), 0xD8);
+}
 static inline void vi_zip(vi a, vi b, vi *first, vi *second) {
     const vi lo = _mm256_unpacklo_epi32(a, b), hi = _mm256_unpackhi_epi32(a, b);
     *first = _mm256_permute2x128_si256(lo, hi, 0x20);
@@ -230,6 +235,11 @@ static inline void vi_load_pairs(const int16_t *x, vi *even, vi *odd) {
     *even = _mm_srai_epi32(_mm_slli_epi32(v, 16), 16);
     *odd = _mm_srai_epi32(v, 16);
 }
+static inline void vi_unzip(vi first, vi second, vi *even, vi *odd) {
+    const __m128 a = _mm_castsi128_ps(first), b = _mm_castsi128_ps(second);
+    *even = _mm_castps_si128(_mm_shuffle_ps(a, b, 0x88));
+    *odd = _mm_castps_si128(_mm_shuffle_ps(a, b, 0xDD));
+}
 static inline void vi_zip(vi a, vi b, vi *first, vi *second) {
     *first = _mm_unpacklo_epi32(a, b);
     *second = _mm_unpackhi_epi32(a, b);
@@ -308,6 +318,11 @@ static inline void vi_load_pairs(const int16_t *x, vi *even, vi *odd) {
     *even = vshrq_n_s32(vshlq_n_s32(v, 16), 16);
     *odd = vshrq_n_s32(v, 16);
 }
+static inline void vi_unzip(vi first, vi second, vi *even, vi *odd) {
+    const int32x4x2_t z = vuzpq_s32(first, second);
+    *even = z.val[0];
+    *odd = z.val[1];
+}
 static inline void vi_zip(vi a, vi b, vi *first, vi *second) {
     const int32x4x2_t z = vzipq_s32(a, b);
     *first = z.val[0];
@@ -362,6 +377,10 @@ static inline vi vi_muls(vi a, uint32_t m, uint64_t h, int s) {
 static inline void vi_load_pairs(const int16_t *x, vi *even, vi *odd) {
     *even = x[0];
     *odd = x[1];
+}
+static inline void vi_unzip(vi first, vi second, vi *even, vi *odd) {
+    *even = first;
+    *odd = second;
 }
 static inline void vi_zip(vi a, vi b, vi *first, vi *second) {
     *first = a;

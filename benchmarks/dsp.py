@@ -1,0 +1,246 @@
+"""Print accuracy and speed of the integer DSP against NumPy, SciPy and C libraries, in one run.
+
+    python benchmarks/dsp.py [--soxr-source DIR] [--quick]
+
+FFTW and kissfft are timed when their development packages are installed (``libfftw3-dev``,
+``libkissfft-dev``); pffft when ``--soxr-source`` names the unpacked source package of soxr, which
+holds a copy (``pip download --no-deps --no-binary :all: soxr``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from spectral_edge.dsp import FixedDCT, FixedSTFT  # noqa: E402
+from spectral_edge.dsp.fixed import FrontendStream  # noqa: E402
+from spectral_edge.dsp.stft import analyse, frames_of, overlap_add  # noqa: E402
+from spectral_edge.dsp.tables import stft_tables  # noqa: E402
+from spectral_edge.frontend import StftFrontend, make_window  # noqa: E402
+from tests.dsp.signals import LEVELS_DBFS, SIGNALS, at_level, signal, voice  # noqa: E402
+
+SIZES = (256, 320, 400, 512, 1024)
+
+
+def optional_libraries(soxr_source: str | None) -> list[str]:
+    """Compiler arguments for the float libraries that are there."""
+    arguments = []
+    if soxr_source:
+        arguments += ["-DWITH_PFFFT", f"-I{soxr_source}/libsoxr/src"]
+    if Path("/usr/include/fftw3.h").exists():
+        arguments += ["-DWITH_FFTW", "-lfftw3f"]
+    if Path("/usr/include/kissfft/kiss_fftr.h").exists():
+        arguments += ["-DWITH_KISSFFT", "-I/usr/include/kissfft", "-lkissfft-float"]
+    return arguments
+
+
+def speed_in_c(soxr_source: str | None) -> None:
+    """FFT and complete frame in C, ns, and the ratio to pffft where it is known."""
+    compiler = os.environ.get("CC", "cc")
+    if not shutil.which(compiler):
+        print("no C compiler: speed in C is left out")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        program = f"{folder}/dsp_speed"
+        sources = sorted(map(str, (ROOT / "runtimes/c/src").glob("*.c")))
+        # the float frame rounds with lrintf, which these two flags turn into one instruction
+        command = [compiler, "-O3", "-w", "-fno-math-errno", "-fno-trapping-math"]
+        command += [f"-I{ROOT}/runtimes/c/include", f"{ROOT}/benchmarks/dsp_speed.c", *sources]
+        command += [*optional_libraries(soxr_source), "-lm", "-o", program]
+        subprocess.run(command, check=True)
+        done = subprocess.run(
+            [program, *map(str, SIZES)], check=True, capture_output=True, text=True
+        )
+    rows = [line.split() for line in done.stdout.splitlines()]
+    pffft = {n: (float(a), float(b)) for name, n, a, b in rows if name.startswith("pffft")}
+    print(
+        "\nreal FFT | STFT + ISTFT frame (hop n/2), ns in C, best of 200; times pffft in brackets"
+    )
+    for name, n, fft, frame in rows:
+        ratio = ""
+        if n in pffft:
+            ratio = f"  ({float(fft) / pffft[n][0]:.2f}x | {float(frame) / pffft[n][1]:.2f}x)"
+        print(f"  {name:16} {n:>5} {fft:>7} | {frame:>7}{ratio}")
+
+
+def best_us(call: Callable[[], object], calls: int = 500, repeats: int = 30) -> float:
+    """Best time of one call in microseconds."""
+    least = 1e30
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        least = min(least, (time.perf_counter() - start) / calls)
+    return least * 1e6
+
+
+def speed_in_python() -> None:
+    """One hop from Python: core with bound buffers, NumPy hop by hop, SciPy per frame."""
+    hop, n = 256, 512
+    pcm = signal(0, hop * 64) // 4
+    window = make_window("sqrt_hann", n)
+    history, overlap = np.zeros(n), np.zeros(n)
+
+    def numpy_hop() -> None:
+        history[:-hop] = history[hop:]
+        history[-hop:] = pcm[:hop]
+        part = np.fft.irfft(np.fft.rfft(history * window)) * window
+        overlap[:] += part
+        np.clip(np.rint(overlap[:hop]), -32768, 32767).astype(np.int16)
+        overlap[:-hop] = overlap[hop:]
+        overlap[-hop:] = 0
+
+    print("\none hop from Python, n_fft 512, hop 256, us (best of 30 x 500)")
+    print(
+        f"  numpy.fft.rfft of 512 float64            {best_us(lambda: np.fft.rfft(history)):7.2f}"
+    )
+    print(f"  numpy float64 STFT + ISTFT, hop by hop    {best_us(numpy_hop):7.2f}")
+    try:
+        from scipy.signal import ShortTimeFFT
+
+        theirs, clip = ShortTimeFFT(window, hop, 16_000), pcm.astype(float)
+        frames = theirs.stft(clip).shape[1]
+        both = best_us(lambda: theirs.istft(theirs.stft(clip)), 5, 10) / frames
+        print(f"  scipy ShortTimeFFT stft + istft, per frame {both:6.2f}")
+    except ImportError:
+        pass
+    for line, cost in (transform_only(pcm), int8_hop(StftFrontend(), pcm)):
+        print(f"  {line:54} {cost:6.2f}")
+
+
+def transform_only(pcm: np.ndarray) -> tuple[str, float]:
+    """STFT and ISTFT alone, through bound pointers."""
+    from spectral_edge._native import allocate, core
+    from spectral_edge.dsp.engine_c import stft_config
+
+    library = core()
+    if library is None:
+        return "core not built", float("nan")
+    import ctypes
+
+    config = stft_config(stft_tables(512, 256, "sqrt_hann"))
+    size = library.se_stft_size(ctypes.byref(config))
+    memory, stft = allocate(size, library.se_stft_init, ctypes.byref(config))
+    block, out = pcm[:256].copy(), np.empty(256, np.int16)
+    re, im = np.empty(257, np.int32), np.empty(257, np.int32)
+    pointers = [ctypes.c_void_p(a.ctypes.data) for a in (block, re, im, out)]
+    p_in, p_re, p_im, p_out = pointers
+    push, pull = library.se_stft_push, library.se_stft_pull
+
+    def hop() -> None:
+        e = push(stft, p_in, p_re, p_im)
+        pull(stft, p_re, p_im, e, p_out)
+
+    cost = best_us(hop)
+    del memory
+    return f"core ({library.se_stft_isa(stft).decode()}): STFT + ISTFT", cost
+
+
+def int8_hop(frontend: StftFrontend, pcm: np.ndarray) -> tuple[str, float]:
+    """The whole front end of a denoiser with int8 codes."""
+    from spectral_edge.program import QParams
+
+    stream = FrontendStream(
+        frontend, QParams(0.0125, -90), QParams(1 / 256, -128), QParams(0.01, 0)
+    )
+    rng = np.random.default_rng(0)
+    codes = [rng.integers(-128, 128, (1, 1, 257, c)).astype(np.int8) for c in (3, 1, 2)]
+    stream.bind(pcm[:256].copy(), *codes, np.zeros(256, np.int16))
+
+    def hop() -> None:
+        stream.analyze()
+        stream.synthesize()
+
+    return f"{stream.backend}: STFT, features, codes, mask + bias, ISTFT", best_us(hop)
+
+
+def accuracy() -> None:
+    """SNR against float64, worst frame and round trip over levels and hostile signals."""
+    print(
+        "\nSTFT against float64 (sqrt-Hann, hop n/2): SNR dB at 0/-20/-40/-60 dBFS, worst frame, and"
+    )
+    print("largest error of the round trip in int16 steps over all signals and levels")
+    for n in (64, 128, 256, 320, 400, 480, 512, 640, 960, 1024, 2048, 4096):
+        tables, window = stft_tables(n, n // 2, "sqrt_hann"), make_window("sqrt_hann", n)
+        levels, worst, trip = [], 1e9, 0
+        clips = [(at_level(voice(n * 40), d), True) for d in LEVELS_DBFS]
+        clips += [(signal(kind, n * 10), False) for kind in range(len(SIGNALS))]
+        for pcm, is_level in clips:
+            frames = frames_of(pcm, np.zeros(n, np.int16), n // 2)
+            re, im, e = analyse(frames, tables)
+            ideal = np.fft.rfft(frames * window)
+            error = np.abs((re + 1j * im) * 2.0 ** -e[:, None] - ideal) ** 2
+            power = np.abs(ideal) ** 2
+            heard = power.sum(axis=1) > 0
+            if is_level:
+                levels.append(f"{10 * np.log10(power.sum() / error.sum()):.1f}")
+            ratio = power.sum(axis=1)[heard] / np.maximum(error.sum(axis=1)[heard], 1e-30)
+            worst = min(worst, 10 * np.log10(ratio.min()))
+            out = overlap_add(re, im, e, tables, np.zeros(n, np.int64)).astype(int)
+            late = n // 2
+            trip = max(trip, np.abs(out[2 * late :] - pcm[late : len(out) - late]).max())
+        print(f"  {n:5} {' / '.join(levels)}   worst {worst:.1f}   round trip {trip}")
+
+
+def dct() -> None:
+    """Forward SNR and round trip of the integer DCT."""
+    print(
+        "\ninteger DCT (Q14 matrix, 7 fraction bits), random int8: forward dB, 2-D forward dB, exact"
+    )
+    for n in (7, 8, 14, 16):
+        transform, i = FixedDCT(n), np.arange(n)
+        x = np.random.default_rng(n).integers(-128, 128, (500, n, n))
+        ideal = np.sqrt(2 / n) * np.cos(np.pi * i[:, None] * (2 * i + 1) / (2 * n))
+        ideal[0] = np.sqrt(1 / n)
+        figures = []
+        for seen, exact in (
+            (transform.forward(x), x @ ideal.T),
+            (transform.forward_2d(x), ideal @ x @ ideal.T),
+        ):
+            error = seen / 128 - exact
+            figures.append(10 * np.log10((exact**2).sum() / (error**2).sum()))
+        same = (transform.inverse_2d(transform.forward_2d(x)) == x).mean()
+        print(f"  {n:3} {figures[0]:.1f} {figures[1]:.1f} {100 * same:.1f} %")
+
+
+def golden_model() -> None:
+    """Whole-clip speed of the NumPy model and the core."""
+    pcm = signal(0, 160_000 - 160_000 % 256) // 4
+    for backend in ("c", "numpy"):
+        try:
+            fixed = FixedSTFT("sqrt_hann", 256, 16_000, mfft=512, backend=backend)
+            cost = best_us(lambda f=fixed: f.istft(f.stft(pcm)), 1, 3)
+        except ImportError as error:
+            print(f"  {backend}: {error}")
+            continue
+        print(f"  FixedSTFT stft + istft of 10 s, {backend:5}: {cost / 1000:8.1f} ms")
+
+
+def main() -> None:
+    """Print all tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--soxr-source", help="unpacked source package of soxr, for pffft")
+    parser.add_argument("--quick", action="store_true", help="leave accuracy out")
+    options = parser.parse_args()
+    speed_in_c(options.soxr_source)
+    speed_in_python()
+    golden_model()
+    if not options.quick:
+        accuracy()
+        dct()
+
+
+if __name__ == "__main__":
+    main()
