@@ -77,19 +77,8 @@ def export(
         if progress is not None:
             progress(what, steps.index(what), len(steps))
 
-    members: dict[str, bytes] = {}
-    entries: dict[str, Any] = {}
     warnings: list[str] = []
-    for kind in formats:
-        say(kind)
-        members[f"model.{kind}"], entry = _WRITERS[kind](program, warnings)
-        if entry:
-            entries[kind] = {"member": f"model.{kind}", **entry}
-    problems = verify_qparams(program, members.get("model.tflite"), members.get("model.onnx"))
-    if problems:
-        raise ParityError(
-            f"{len(problems)} qparams differ between program and files, first: {problems[0]}"
-        )
+    members, entries = _write_files(program, formats, warnings, say)
     say("golden rollout")
     golden, source = golden_rollout(program, reference)
     members["golden.npz"] = _npz(golden)
@@ -97,25 +86,9 @@ def export(
     if initial:
         members["initial.npz"] = _npz(initial)
     say("bundle")
-    manifest = {
-        "format": FORMAT,
-        "version": FORMAT_VERSION,
+    manifest = _manifest(program, frontend, states) | {
         "name": name or path.stem,
-        "precision": program.precision,
-        "recipe": program.recipe,
-        "frontend": frontend.to_dict() if frontend else None,
-        "frontend_fingerprint": frontend.fingerprint if frontend else None,
-        "delay": program.delay,
-        "hop_multiple": program.hop_multiple,
-        "receptive_field": program.receptive_field,
-        "inputs": [_tensor(t) for t in program.inputs],
-        "outputs": [_tensor(t) for t in program.outputs],
-        "states": states,
         "formats": entries,
-        "qparams": [list(row) for row in program_qparams(program)],
-        "node_count": program.node_count,
-        "macs": int(program.macs),
-        "state_bytes": _state_bytes(program),
         "metrics": dict(metrics or {}),
         "provenance": _provenance(program, source, warnings),
     }
@@ -141,6 +114,28 @@ def _check(program: StepProgram, frontend: StftFrontend | None, formats: Sequenc
             f"input {program.inputs[0].name!r} has shape {list(shape)}, this front end makes "
             f"{list(expected)}: export with the front end that the model was built with"
         )
+
+
+def _write_files(
+    program: StepProgram,
+    formats: Sequence[str],
+    warnings: list[str],
+    say: Callable[[str], None],
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """Model members and their manifest entries, qparams verified."""
+    members: dict[str, bytes] = {}
+    entries: dict[str, Any] = {}
+    for kind in formats:
+        say(kind)
+        members[f"model.{kind}"], entry = _WRITERS[kind](program, warnings)
+        if entry:
+            entries[kind] = {"member": f"model.{kind}", **entry}
+    problems = verify_qparams(program, members.get("model.tflite"), members.get("model.onnx"))
+    if problems:
+        raise ParityError(
+            f"{len(problems)} qparams differ between program and files, first: {problems[0]}"
+        )
+    return members, entries
 
 
 # --- files ----------------------------------------------------------------------------------
@@ -219,6 +214,30 @@ def _states(program: StepProgram) -> tuple[list[dict[str, Any]], dict[str, NDArr
         if not constant:
             arrays[name] = start
     return entries, arrays
+
+
+def _manifest(
+    program: StepProgram, frontend: StftFrontend | None, states: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What the manifest says about the program itself."""
+    return {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "precision": program.precision,
+        "recipe": program.recipe,
+        "frontend": frontend.to_dict() if frontend else None,
+        "frontend_fingerprint": frontend.fingerprint if frontend else None,
+        "delay": program.delay,
+        "hop_multiple": program.hop_multiple,
+        "receptive_field": program.receptive_field,
+        "inputs": [_tensor(t) for t in program.inputs],
+        "outputs": [_tensor(t) for t in program.outputs],
+        "states": states,
+        "qparams": [list(row) for row in program_qparams(program)],
+        "node_count": program.node_count,
+        "macs": int(program.macs),
+        "state_bytes": _state_bytes(program),
+    }
 
 
 def _state_bytes(program: StepProgram) -> int:

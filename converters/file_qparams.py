@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.fx import Node
 
 from spectral_edge.program import StepProgram, state_input, state_output
 
@@ -95,14 +96,28 @@ def program_qparams(program: StepProgram) -> list[tuple[str, float, int]]:
 
 
 def _inner_qparams(module: torch.fx.GraphModule) -> Iterator[tuple[str, Pair]]:
+    varying = _varying(module)
     for node in module.graph.nodes:
-        if not is_quantize(node):
+        if node not in varying or not is_quantize(node):
             continue
         source: Any = node.args[0]
         pair = (float(np.float32(node.args[1])), int(node.args[2]))
         if source.op == "call_function":
             requantised = origin(source)[1] is not None
             yield (node.name if requantised else source.name), pair
+
+
+def _varying(module: torch.fx.GraphModule) -> set[Node]:
+    """Nodes that depend on an input and that an output depends on."""
+    needed: set[Node] = set()
+    for node in reversed(module.graph.nodes):
+        if node.op == "output" or node in needed:
+            needed.update(node.all_input_nodes)
+    varying: set[Node] = set()
+    for node in module.graph.nodes:
+        if node.op == "placeholder" or varying.intersection(node.all_input_nodes):
+            varying.add(node)
+    return varying & needed
 
 
 def verify_qparams(

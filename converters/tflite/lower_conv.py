@@ -34,7 +34,7 @@ def as_image(value: Value) -> Value:
 
 
 def from_image(value: Value, rank: int) -> Value:
-    """Undo :func:`as_image`."""
+    """Give an image back the rank that :func:`as_image` saw; no data moves."""
     if rank == 4:
         return value
     batch, channels, _, frames = value.shape
