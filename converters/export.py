@@ -24,7 +24,7 @@ from spectral_edge.program import StateSpec, StepProgram, TensorSpec
 
 from .coverage import coverage_warnings
 from .file_qparams import program_qparams, verify_qparams
-from .golden import golden_rollout, initial_code
+from .golden import fake_quant_agreement, golden_rollout, initial_code
 from .to_onnx import write_onnx
 from .to_tflite import write_tflite
 
@@ -86,11 +86,14 @@ def export(
     if initial:
         members["initial.npz"] = _npz(initial)
     say("bundle")
+    provenance = _provenance(program, source, warnings)
+    if program.precision != "float32":
+        provenance["fake_quant_codes_equal"] = fake_quant_agreement(program, golden)
     manifest = _manifest(program, frontend, states) | {
         "name": name or path.stem,
         "formats": entries,
         "metrics": dict(metrics or {}),
-        "provenance": _provenance(program, source, warnings),
+        "provenance": provenance,
     }
     members["card.md"] = (card or _card(manifest)).encode()
     bundle = write_bundle(path, manifest, members)

@@ -6,7 +6,7 @@ flips one code early would make every engine look wrong later.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from spectral_edge.program import StateSpec, StepProgram, TensorSpec
 
 from .exact import ExactStep
 
-__all__ = ["FLOAT_HOPS", "MAX_HOPS", "golden_rollout", "initial_code"]
+__all__ = ["FLOAT_HOPS", "MAX_HOPS", "fake_quant_agreement", "golden_rollout", "initial_code"]
 
 Tensors = tuple[torch.Tensor, ...]
 Step = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor]], tuple[Tensors, Tensors]]
@@ -62,6 +62,19 @@ def golden_rollout(
             arrays[f"float.{spec.name}"] = values[kept]
         arrays["float.hops"] = kept
     return arrays, source
+
+
+def fake_quant_agreement(
+    program: StepProgram, golden: Mapping[str, NDArray[Any]]
+) -> dict[str, float]:
+    """Share of golden codes that fake-quantised torch (float32 sums) gives too, per output."""
+    hops = FLOAT_HOPS
+    inputs = [_decode(golden[f"input.{t.name}"][:hops], t) for t in program.inputs]
+    outputs, _ = _rollout(program, program.step, inputs)
+    return {
+        spec.name: float(np.mean(_encode(values, spec) == golden[f"output.{spec.name}"][:hops]))
+        for spec, values in zip(program.outputs, outputs, strict=True)
+    }
 
 
 def initial_code(spec: StateSpec) -> NDArray[Any]:

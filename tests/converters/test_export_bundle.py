@@ -23,6 +23,7 @@ from spectral_edge.converters.to_onnx import to_onnx
 from spectral_edge.converters.to_tflite import to_tflite
 from spectral_edge.errors import SpecError
 from spectral_edge.program import StateSpec, StepProgram
+from tests.tolerances import LITERT_CODES_EQUAL
 
 
 class Small(nn.Module):
@@ -83,6 +84,7 @@ def test_manifest_says_what_the_program_is(bundle: Bundle, codes: StepProgram) -
     assert manifest["state_bytes"] == codes.state_elements
     assert manifest["qparams"] == [list(row) for row in program_qparams(codes)]
     assert manifest["provenance"]["golden"] == "calibration data"
+    assert min(manifest["provenance"]["fake_quant_codes_equal"].values()) >= LITERT_CODES_EQUAL
     assert "si_sdr_db: 12.5" in bundle.member("card.md").decode()
 
 
