@@ -168,10 +168,8 @@ def int8_hop(frontend: StftFrontend, pcm: np.ndarray) -> tuple[str, float]:
 
 def accuracy() -> None:
     """SNR against float64, worst frame and round trip over levels and hostile signals."""
-    print(
-        "\nSTFT against float64 (sqrt-Hann, hop n/2): SNR dB at 0/-20/-40/-60 dBFS, worst frame, and"
-    )
-    print("largest error of the round trip in int16 steps over all signals and levels")
+    print("\nSTFT against float64 (sqrt-Hann, hop n/2): SNR dB at 0/-20/-40/-60 dBFS, worst frame,")
+    print("and largest error of the round trip in int16 steps over all signals and levels")
     for n in (64, 128, 256, 320, 400, 480, 512, 640, 960, 1024, 2048, 4096):
         tables, window = stft_tables(n, n // 2, "sqrt_hann"), make_window("sqrt_hann", n)
         levels, worst, trip = [], 1e9, 0
@@ -196,9 +194,7 @@ def accuracy() -> None:
 
 def dct() -> None:
     """Forward SNR and round trip of the integer DCT."""
-    print(
-        "\ninteger DCT (Q14 matrix, 7 fraction bits), random int8: forward dB, 2-D forward dB, exact"
-    )
+    print("\ninteger DCT (Q14, 7 fraction bits) of random int8: forward dB, 2-D dB, exact back")
     for n in (7, 8, 14, 16):
         transform, i = FixedDCT(n), np.arange(n)
         x = np.random.default_rng(n).integers(-128, 128, (500, n, n))

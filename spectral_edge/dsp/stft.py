@@ -50,14 +50,14 @@ def analyse(frames: NDArray[np.int16], tables: StftTables) -> tuple[Ints, Ints, 
 
 
 def contributions(re: Ints, im: Ints, e: Ints, tables: StftTables) -> Ints:
-    """Windowed inverse of each frame, int [hops, n_fft] with 12 fraction bits, saturated."""
+    """Windowed inverse of each frame, int [hops, n_fft] with 12 fraction bits, |c| <= OLA_MAX."""
     y, s = fft.inverse(re, im, tables.cosine, tables.sine)
     v = rdm(y, tables.dual)
     shift = (e - s - OLA_FRACTION + tables.dual_exponent)[:, None]
     left = np.minimum(np.maximum(-shift, 0), 29)
     limit = OLA_MAX >> left
     up = np.clip(v, -limit, limit) << left
-    return clamp(np.where(shift > 0, rsh(v, np.clip(shift, 0, 31)), up), OLA_MAX)
+    return np.where(shift > 0, rsh(v, np.clip(shift, 0, 31)), up)
 
 
 def overlap_add(re: Ints, im: Ints, e: Ints, tables: StftTables, memory: Ints) -> NDArray[np.int16]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import wave
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.conftest import ROOT
+from tests.dsp.signals import signal
 
 CC = os.environ.get("CC", "cc").split()[0]
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wvla", "-Werror"]
@@ -47,6 +50,40 @@ def check_golden(programs: dict[str, str]) -> None:
 
 def test_golden_files_in_c(tmp_path):
     check_golden(build(tmp_path, "-O1"))
+
+
+def test_example_filters_a_wav(tmp_path):
+    """The command of the how-to page; without a band the file comes back as it was."""
+    command = [CC, *STRICT, "-O1", "-Iinclude", "example/wav_filter.c", *SOURCES]
+    program = str(tmp_path / "wav_filter")
+    subprocess.run([*command, "-o", program], check=True, cwd=ROOT / "runtimes/c")
+    stereo = np.stack([signal(0, 5000), signal(5, 5000)], axis=1) // 2
+    with wave.open(str(tmp_path / "in.wav"), "wb") as file:
+        file.setnchannels(2)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        file.writeframes(stereo.astype("<i2").tobytes())
+    for band in ((), ("300", "3400")):
+        run(program, str(tmp_path / "in.wav"), str(tmp_path / "out.wav"), *band)
+        with wave.open(str(tmp_path / "out.wav")) as file:
+            out = np.frombuffer(file.readframes(9999), "<i2").reshape(-1, 2)
+        assert out.shape == stereo.shape
+        assert (out == stereo).all() == (not band)
+    (tmp_path / "bad.wav").write_bytes(b"RIFFnothing")
+    done = subprocess.run([program, str(tmp_path / "bad.wav"), str(tmp_path / "o")], check=False)
+    assert done.returncode == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("clang"), reason="clang is not installed")
+def test_short_fuzz(tmp_path):
+    program = str(tmp_path / "fuzz_core")
+    flags = ["-g", "-O1", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
+    source = f"{ROOT}/runtimes/c/test/fuzz_core.c"
+    command = ["clang", *STRICT, *flags, f"-I{ROOT}/runtimes/c/include", source, *SOURCES]
+    if subprocess.run([*command, "-o", program], check=False).returncode:
+        pytest.skip("clang has no libFuzzer")
+    subprocess.run([program, "-max_total_time=20", "-max_len=8192"], check=True, cwd=tmp_path)
 
 
 @pytest.mark.slow

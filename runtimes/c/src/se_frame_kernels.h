@@ -96,6 +96,7 @@ static void window(const int16_t *x, const int32_t *even, const int32_t *odd, in
     }
 }
 
+/* y * w in the accumulator's format; |y| < 2^30, so the result is within SE_OLA_MAX. */
 static inline vi to_ola(vi y, vt w, int shift) {
     const vi v = vi_rdm(y, w);
     if (shift > 0) {
@@ -110,8 +111,8 @@ static void overlap_add(const int32_t *yr, const int32_t *yi, const int32_t *eve
                         const int32_t *odd, int32_t *acc, int half, int shift) {
     for (int i = 0; i < half; i += VL) {
         vi a, b;
-        vi_zip(vi_clamp(to_ola(vi_load(yr + i), vt_load(even + i), shift), SE_OLA_MAX),
-               vi_clamp(to_ola(vi_load(yi + i), vt_load(odd + i), shift), SE_OLA_MAX), &a, &b);
+        vi_zip(to_ola(vi_load(yr + i), vt_load(even + i), shift),
+               to_ola(vi_load(yi + i), vt_load(odd + i), shift), &a, &b);
         a = vi_add(vi_load(acc + 2 * i), a);
         vi_store(acc + 2 * i, vi_clamp(a, SE_OLA_MAX));
         b = vi_add(vi_load(acc + 2 * i + VL), b);
