@@ -143,9 +143,9 @@ def transform_only(pcm: np.ndarray) -> tuple[str, float]:
         e = push(stft, p_in, p_re, p_im)
         pull(stft, p_re, p_im, e, p_out)
 
-    cost = best_us(hop)
-    del memory
-    return f"core ({library.se_stft_isa(stft).decode()}): STFT + ISTFT", cost
+    name, cost = library.se_stft_isa(stft).decode(), best_us(hop)
+    del memory  # kept until here: the object lives in it
+    return f"core ({name}): STFT + ISTFT", cost
 
 
 def int8_hop(frontend: StftFrontend, pcm: np.ndarray) -> tuple[str, float]:
