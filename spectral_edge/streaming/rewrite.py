@@ -37,6 +37,8 @@ SIZES_ONLY = {
 JUDGES = {
     _aten.cat.default,
     _aten.slice_scatter.default,
+    _aten.stft.default,
+    _aten.stft.center,
     torch.ops.higher_order.scan,
 }  # rules that look at a refused operand themselves
 LONG = 5040  # frames; a multiple of every stride product that occurs

@@ -59,7 +59,7 @@ def _running(
         new = join(total, frame)
         if from_first:
             later = edges.started(ctx, value, i, after=1)
-            new = frame if later is None else ctx.emit(_aten.where.self, (later, new, frame))
+            new = new if later is None else ctx.emit(_aten.where.self, (later, new, frame))
         total = new
         frames.append(total)
     memory.following = total

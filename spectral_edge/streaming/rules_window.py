@@ -90,10 +90,10 @@ def windowed(
     count = offset * stride - value.offset
     unpadded = None if value.first is None else value.first - inner
     source = replace(value, offset=value.offset + inner, first=unpadded)
-    full = ctx.history(source, count)
-    used = chunk - stride + 1 + reach
-    if used < count + chunk:
-        full = ctx.emit(_aten.slice.Tensor, (full, value.axis, 0, used))
+    full = ctx.history(source, max(0, count))
+    start, used = max(0, -count), chunk - stride + 1 + reach
+    if start or used < count + chunk:
+        full = ctx.emit(_aten.slice.Tensor, (full, value.axis, start, start + used))
     return full, replace(value, clip=node, offset=offset, rate=value.rate / stride, first=first)
 
 
@@ -211,16 +211,16 @@ def _conv_transpose(ctx: Rewriter, node: fx.Node) -> Value:
     s, crop = stride[along], padding[along]
     reach = (kernel[along] - 1) * dilation[along]
     value = edges.held(ctx, value, 0.0, at_start=True, at_end=crop > 0)
-    count = -(-reach // s)  # input frames that still overlap the newest output
+    count = reach // s  # older input frames that overlap this hop's output
     full = ctx.history(value, count)
-    padding[along] = extra[along] = 0
-    op = _aten.conv_transpose1d.default if n == 1 else _aten.conv_transpose2d.input
-    groups = argument(node, "groups", 1)
-    out = ctx.emit(op, (full, weight.node, bias, stride, padding, extra, groups, dilation))
     length = ctx.chunk(value) * s
     # frames beyond the newest complete ones are still missing later input
     whole = (count + ctx.chunk(value) - 1) * s + reach + 1
-    if count * s or whole != length:
+    padding[along], extra[along] = 0, max(0, count * s + length - whole)
+    op = _aten.conv_transpose1d.default if n == 1 else _aten.conv_transpose2d.input
+    groups = argument(node, "groups", 1)
+    out = ctx.emit(op, (full, weight.node, bias, stride, padding, extra, groups, dilation))
+    if count * s or whole > length:
         out = ctx.emit(_aten.slice.Tensor, (out, value.axis, count * s, count * s + length))
     return replace(
         value,

@@ -9,6 +9,7 @@ pack_groups        equal recurrent modules on parts of one tensor become one
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -48,7 +49,9 @@ def without_mutation(exported: ExportedProgram) -> fx.GraphModule:
                 node.target = _functional(node)
         _drop_whole_slices(module)
         return module
-    module = exported.run_decompositions({}).module(check_guards=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own tree utilities
+        module = exported.run_decompositions({}).module(check_guards=False)
     _drop_whole_slices(module)
     return module
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -201,7 +202,9 @@ def _export(
     model: nn.Module, args: tuple[torch.Tensor, ...], shapes: tuple[dict[int, Any], ...]
 ) -> torch.export.ExportedProgram:
     try:
-        with torch.no_grad(), _symbolic_friendly():
+        with torch.no_grad(), _symbolic_friendly(), warnings.catch_warnings():
+            # old-style weight norm sets its weight again in every forward
+            warnings.filterwarnings("ignore", message="The tensor attribute .* was assigned")
             return torch.export.export(model, args, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # torch raises many classes here; all mean the same for the author
         text = str(error)

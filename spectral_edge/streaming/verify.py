@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,6 +25,9 @@ def verify(
     seed: int = 0,
 ) -> float:
     """Compare ``program.run`` with ``model`` on random clips.
+
+    Where the plain tolerance fails, the model is also run in float64: a difference of up to twice
+    the model's own rounding error is no defect (cumulative norms, long recurrences).
 
     Args:
         program: a float step program of ``model``.
@@ -48,40 +52,61 @@ def verify(
         with torch.no_grad():
             expected = _leaves(model(*clips))
         streamed = _leaves(program.run(*clips))
-        for spec, want, got in zip(program.outputs, expected, streamed, strict=True):
-            worst = max(worst, _compare(spec.name, spec.time_dim, want, got, clips, model))
+        exact: list[torch.Tensor] | None = None
+        for i, spec in enumerate(program.outputs):
+            want, got = expected[i], streamed[i]
+            if want.shape != got.shape:
+                raise ParityError(
+                    f"output {spec.name!r}: the stream gives shape {tuple(got.shape)}, "
+                    f"the clip {tuple(want.shape)}"
+                )
+            relative = _relative(want, got)
+            allowed = RELATIVE_TOLERANCE
+            if relative > allowed:
+                exact = exact or _in_float64(model, clips)
+                allowed = max(allowed, 2 * _relative(exact[i].to(want.dtype), want))
+            if not relative <= allowed:
+                raise _difference(spec.name, spec.time_dim or 0, want, got, allowed)
+            worst = max(worst, relative)
     return worst
 
 
-def _compare(
-    name: str,
-    axis: int | None,
-    want: torch.Tensor,
-    got: torch.Tensor,
-    clips: Sequence[torch.Tensor],
-    model: Callable[..., Any],
-) -> float:
-    if want.shape != got.shape:
-        raise ParityError(
-            f"output {name!r}: the stream gives shape {tuple(got.shape)}, "
-            f"the clip {tuple(want.shape)}"
-        )
+def _relative(want: torch.Tensor, got: torch.Tensor) -> float:
+    """Return the largest difference relative to the peak; NaN where only one side has it."""
     if want.numel() == 0:
         return 0.0
-    difference = (want - got).abs().double()
     peak = float(want.abs().max()) or 1.0
-    relative = float(difference.max()) / peak
-    if relative <= RELATIVE_TOLERANCE:
-        return relative
-    frames = difference.movedim(axis or 0, 0).flatten(1).amax(dim=1)
-    first = int((frames > RELATIVE_TOLERANCE * peak).nonzero()[0])
-    index = int(difference.movedim(axis or 0, 0)[first].argmax())
-    a = float(want.movedim(axis or 0, 0)[first].flatten()[index])
-    b = float(got.movedim(axis or 0, 0)[first].flatten()[index])
-    raise ParityError(
-        f"output {name!r}: stream and clip differ first at frame {first} of {frames.numel()} "
-        f"(clip {a:.6g}, stream {b:.6g}; largest difference {relative:.2e} of the peak, "
-        f"allowed {RELATIVE_TOLERANCE:.0e}). The derived program is wrong for this model; "
+    return float((want - got).abs().double().max()) / peak
+
+
+def _in_float64(model: Callable[..., Any], clips: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Run the model in double precision; float tensors that it creates become double too."""
+    exact = copy.deepcopy(model)
+    if isinstance(exact, torch.nn.Module):
+        exact.double()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad():
+            return _leaves(exact(*(x.double() if x.is_floating_point() else x for x in clips)))
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _difference(
+    name: str, axis: int, want: torch.Tensor, got: torch.Tensor, allowed: float
+) -> ParityError:
+    peak = float(want.abs().max()) or 1.0
+    difference = (want - got).abs().double().movedim(axis, 0).flatten(1)
+    wrong = ~(difference.amax(dim=1) <= allowed * peak)
+    first = int(wrong.nonzero()[0])
+    index = int(difference[first].argmax())
+    a = float(want.movedim(axis, 0)[first].flatten()[index])
+    b = float(got.movedim(axis, 0)[first].flatten()[index])
+    return ParityError(
+        f"output {name!r}: stream and clip differ first at frame {first} of {len(difference)} "
+        f"(clip {a:.6g}, stream {b:.6g}; largest difference {_relative(want, got):.2e} of the "
+        f"peak, allowed {allowed:.0e}). The derived program is wrong for this model; "
         "it was not returned"
     )
 
