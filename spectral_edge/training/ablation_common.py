@@ -46,7 +46,7 @@ def _data_recipe(kind: str, mels: int, frames: int, root: Path | None) -> Classi
     elif kind == "toy_words":  # other words, for a start to transfer from
         data = {"kind": "toy_kws", "classes": 20, "examples": [320, 40, 40], "options": {"seed": 7}}
     elif kind == "toy_img":
-        data, features = {"kind": kind, "examples": [480, 120, 240]}, {}
+        data, features = {"kind": kind, "examples": [960, 120, 360]}, {}
     elif kind == "keywords":
         data = {"kind": "csv", "root": f"{root}/keywords/gsc12.csv"}
     elif kind == "images":
@@ -69,9 +69,10 @@ def splits_for(context: Context, kind: str, mels: int = 40, frames: int = 100) -
 
 def training(context: Context, seed: int, **changes: Any) -> ClassifyRecipe:
     """Return the settings of an ablation training; ``changes`` are dotted keys with ``__``."""
+    epochs = max(1, round((10 if context.toy else 30) * context.effort))
     settings: dict[str, Any] = {
-        "run.epochs": 10 if context.toy else 30, "run.batch": 32 if context.toy else 64,
-        "run.lr": 3e-3, "run.warmup_steps": 10, "run.accelerator": "cpu", "seed": seed,
+        "run.epochs": epochs, "run.batch": 32 if context.toy else 64, "run.lr": 3e-3,
+        "run.warmup_steps": 10, "run.accelerator": "cpu", "seed": seed,
     }  # fmt: skip
     settings |= {key.replace("__", "."): value for key, value in changes.items()}
     base = {"name": "ablation", "model": "dsm_kws_s", "data": {"kind": "toy_kws"}}

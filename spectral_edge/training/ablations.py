@@ -48,6 +48,7 @@ class Context:
     preset: str
     int8: bool
     data_root: Path | None = None
+    effort: float = 1.0
 
     @property
     def toy(self) -> bool:
@@ -308,6 +309,7 @@ def run_ablation(
     out: str | Path | None = None,
     data_root: str | Path | None = None,
     only: Iterable[str] | None = None,
+    effort: float = 1.0,
     progress: Progress | None = None,
 ) -> AblationTable:
     """Run one experiment and return its table.
@@ -320,6 +322,7 @@ def run_ablation(
         out: folder for JSON, CSV, Markdown and a plot; None writes nothing.
         data_root: real data for ``full``.
         only: labels of the variants to run; None runs all.
+        effort: share of the preset's epochs and steps; below 1 for a quick look.
         progress: called as (done, total, what) after every run.
 
     Raises:
@@ -336,7 +339,9 @@ def run_ablation(
         raise SpecError(
             "preset 'full' needs data_root: the folder with keywords/, images/, denoise/"
         )
-    context = Context(preset, int8, None if data_root is None else Path(data_root))
+    if effort <= 0:
+        raise SpecError(f"effort is {effort}, must be above 0")
+    context = Context(preset, int8, None if data_root is None else Path(data_root), effort)
     module = import_module(f"spectral_edge.training.{experiment.module}")
     variants: list[Variant] = list(module.variants(experiment.id, context))
     if only is not None:

@@ -269,7 +269,7 @@ def toy_img(count: int, *, split: str = "train", side: int = 32, seed: int = 0) 
         along = (x, y, (x + y) / np.sqrt(2))[grating]
         fine = np.sin(2 * np.pi * along / period + rng.uniform(0, 6.28))
         image = rng.uniform(-0.2, 0.2) + mask * (rng.uniform(0.2, 0.4) + 0.35 * fine)
-        image = image + 0.15 * rng.standard_normal((side, side))
+        image = image + 0.08 * rng.standard_normal((side, side))
         images.append(np.clip(127.5 + 127.5 * image, 0, 255).astype(np.uint8)[:, :, None])
     return LabelledSet(f"toy_img{side}-{split}-{seed}", "image", classes, targets, _memory(images))
 

@@ -1,0 +1,123 @@
+"""Ablations: all 29 experiments exist and build; some run; tables are written and read back."""
+
+from __future__ import annotations
+
+import csv
+import json
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+
+from spectral_edge.errors import SpecError
+from spectral_edge.training.ablation_dsm import _spectrum_sqnr
+from spectral_edge.training.ablation_saf import TOY, Spectra, si_sdr
+from spectral_edge.training.ablations import (
+    EXPERIMENTS,
+    AblationTable,
+    Context,
+    Row,
+    experiment_ids,
+    run_ablation,
+)
+from spectral_edge.training.synthetic import toy_se
+
+REGISTER = [*(f"S{i}" for i in range(1, 11)), *(f"D{i}" for i in range(1, 9)),
+            *(f"F{i}" for i in range(1, 11)), "X1"]  # fmt: skip
+
+
+def test_the_register_has_all_29() -> None:
+    assert experiment_ids() == REGISTER
+    assert len(REGISTER) == 29
+
+
+@pytest.mark.parametrize("name", REGISTER)
+def test_every_experiment_has_variants_with_distinct_labels(name: str) -> None:
+    module = import_module(f"spectral_edge.training.{EXPERIMENTS[name].module}")
+    labels = [v.label for v in module.variants(name, Context("toy", False))]
+    assert len(labels) >= 2
+    assert len(set(labels)) == len(labels)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REGISTER)
+def test_every_experiment_runs(name: str) -> None:
+    module = import_module(f"spectral_edge.training.{EXPERIMENTS[name].module}")
+    labels = [v.label for v in module.variants(name, Context("toy", False))]
+    table = run_ablation(name, seeds=1, effort=0.05, only=[labels[0], labels[-1]])
+    assert len(table.rows) == 2
+    assert all(-100 < row.mean < 1e5 for row in table.rows)
+
+
+def test_a_run_is_repeatable_and_written(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    tables = [
+        run_ablation(
+            "f2", seeds=2, effort=0.1, only=["16x16", "64x4"], out=tmp_path,
+            progress=lambda done, total, what: seen.append((done, total)),
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    assert seen[:4] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [r.values for r in tables[0].rows] == [r.values for r in tables[1].rows]
+    row = tables[0].rows[1]
+    assert (row.label, len(row.values), row.extras) == ("64x4", 2, {"tokens": 24.0})
+    assert row.parameters
+    assert row.macs
+    stored = json.loads((tmp_path / "F2.json").read_text())
+    assert stored["rows"][1]["mean"] == row.mean
+    with (tmp_path / "F2.csv").open(newline="") as stream:
+        assert next(csv.DictReader(stream))["label"] == "16x16"
+    assert "| 64x4 |" in (tmp_path / "F2.md").read_text()
+
+
+def test_enhancement_and_int8_column() -> None:
+    table = run_ablation("S2", seeds=1, effort=0.03, int8=True, only=["3 bands"])
+    assert table.rows[0].int8_delta is not None
+    assert table.rows[0].int8_delta > -6.0
+
+
+def test_measurements_run_once() -> None:
+    table = run_ablation("D5", seeds=3, only=["FFT, 16×16", "FFT, 32×32"])
+    assert table.seeds == 1
+    assert all(row.mean > 0 for row in table.rows)
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(SpecError, match="experiment is 'S11', must be one of S1, S2"):
+        run_ablation("S11")
+    with pytest.raises(SpecError, match="must be one of toy, full"):
+        run_ablation("S1", preset="tiny")
+    with pytest.raises(SpecError, match="'full' needs data_root"):
+        run_ablation("S1", preset="full")
+    with pytest.raises(SpecError, match="F2 has no variant '4x4'; it has 8x32"):
+        run_ablation("F2", only=["4x4"])
+    with pytest.raises(SpecError, match="at least 1"):
+        run_ablation("F2", seeds=0)
+
+
+def test_text_drops_empty_columns() -> None:
+    row = Row("a", [1.0, 2.0], 1.5, 0.5, None, None, None, None, {"x": 3.0})
+    table = AblationTable("S1", "why?", "dB", "toy", 2, [row], 1.0)
+    text = table.to_text()
+    assert "params" not in text
+    assert "1.500 ± 0.500" in text
+
+
+def test_dc_split_and_band_scale_rescue_the_integer_spectrum() -> None:
+    """The reason for the int8 recipe: high bands in 8 bits, on 1/f fields."""
+    naive, naive_high = _spectrum_sqnr(0, split=False, scaled=False, bits=8)
+    both, both_high = _spectrum_sqnr(0, split=True, scaled=True, bits=8)
+    print(f"naive {naive:.1f}/{naive_high:.1f} dB, both {both:.1f}/{both_high:.1f} dB")
+    assert both > naive + 6
+    assert both_high > naive_high + 10
+
+
+@pytest.mark.parametrize("exponent", [1.0, 0.5, 0.3, 0.0])
+def test_spectra_come_back(exponent: float) -> None:
+    noisy, _ = toy_se(2, seconds=TOY.seconds, sample_rate=TOY.sample_rate)
+    wave = torch.from_numpy(noisy)
+    spectra = Spectra(TOY, exponent)
+    back = spectra.wave(spectra.features(wave)[:, 1:], wave.shape[1])
+    assert (si_sdr(back, wave) > 50).all()
