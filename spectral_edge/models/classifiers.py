@@ -38,12 +38,12 @@ def build_classifier(
     if name in dsm.SIZES:
         drop = options.pop("drop_path", 0.0)
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-        return dsm.dsm(name, classes, input_shape, drop, **options)
+        return dsm.dsm_model(name, classes, input_shape, drop, **options)
     if input_shape[0] != 1:
         raise SpecError(f"model {name} takes one channel, the input has {input_shape[0]}")
     frames, mels = input_shape[1:]
     if name in dsm_stream.SIZES:
-        return dsm_stream.dsm_stream(name, classes=classes, mels=mels, **options)
+        return dsm_stream.dsm_stream_model(name, classes=classes, mels=mels, **options)
     size = (ast.SIZES if name in ast.SIZES else aum.SIZES)[name]
     full = size.patch[1] == size.window[1]
     for key in ("patch", "stride"):

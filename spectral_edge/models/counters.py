@@ -14,9 +14,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import ast, aum, dsm, dsm_stream
+from spectral_edge.frontend import StftFrontend
+
+from . import ast, aum, dsm, dsm_stream, registry
 from .ast import AstSize
 from .aum import CONV_TAPS, AumSize
+from .saf_paper import SafPaper, SafPaperOptions, paper_frontend
 
 __all__ = ["ModelRow", "ast_macs", "aum_macs", "measured_macs", "model_table", "parameter_count"]
 
@@ -30,7 +33,7 @@ class ModelRow:
 
     Attributes:
         name: as it is built.
-        family: dsm, ast or aum.
+        family: saf, dsm, ast or aum.
         parameters: learned values.
         macs: multiply-accumulates of one window (stream: of one step).
         tokens: tokens of a window (0: not a token model).
@@ -95,12 +98,31 @@ def aum_macs(size: AumSize) -> int:
 
 
 def model_table() -> list[ModelRow]:
-    """Return name, parameters, MACs and input of every classifier; nothing is allocated."""
+    """Return name, parameters, MACs and input of every network; nothing is allocated."""
     with torch.device("meta"):
         return sorted(_rows(), key=lambda row: (row.family, row.parameters))
 
 
+COUNT_FRAMES = 64  # MACs per frame are counted over this many
+
+
+def _saf_rows() -> Iterator[ModelRow]:
+    frontend = StftFrontend()
+    for name, make in registry.MODELS.items():
+        yield _saf_row(name, make(frontend), frontend, stream=True)
+    paper = paper_frontend()
+    yield _saf_row("saf_paper", SafPaper(paper, SafPaperOptions()), paper, stream=False)
+
+
+def _saf_row(name: str, model: nn.Module, frontend: StftFrontend, *, stream: bool) -> ModelRow:
+    shape = (1, frontend.channels, COUNT_FRAMES, frontend.bins)
+    macs = measured_macs(model, shape) // COUNT_FRAMES
+    one = (frontend.channels, 1, frontend.bins)
+    return ModelRow(name, "saf", parameter_count(model), macs, 0, stream, one)
+
+
 def _rows() -> Iterator[ModelRow]:
+    yield from _saf_rows()
     for name, size in dsm.SIZES.items():
         model: nn.Module = dsm.Dsm(size)
         macs = measured_macs(model, (1, *size.input))

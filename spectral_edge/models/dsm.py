@@ -24,7 +24,7 @@ from spectral_edge.errors import SpecError
 from spectral_edge.layers.rival_mixers import RIVALS, rival_mixer
 from spectral_edge.layers.spectrum import SpectrumMixing
 
-__all__ = ["SIZES", "Dsm", "DsmSize", "dsm", "prepare_integer_spectrum"]
+__all__ = ["SIZES", "Dsm", "DsmSize", "dsm_model", "prepare_integer_spectrum"]
 
 LAYER_SCALE = 1e-5  # initial γ of the deep sizes
 EDGE_LAYER_SCALE = 0.1  # few layers need no identity start
@@ -262,7 +262,7 @@ def _check(size: DsmSize) -> None:
         raise SpecError("widths, depths and spec_pool must have one entry per stage")
 
 
-def dsm(
+def dsm_model(
     name: str,
     classes: int | None = None,
     input_shape: tuple[int, int, int] | None = None,

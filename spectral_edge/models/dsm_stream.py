@@ -23,7 +23,7 @@ from spectral_edge.layers.selective_scan import ExponentialMean
 from spectral_edge.layers.spectrum import band_edges
 from spectral_edge.layers.tokens import TokenBatchNorm, fold_norm
 
-__all__ = ["SIZES", "DsmStream", "DsmStreamSize", "SlidingSpectrumMixing", "dsm_stream"]
+__all__ = ["SIZES", "DsmStream", "DsmStreamSize", "SlidingSpectrumMixing", "dsm_stream_model"]
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class DsmStream(nn.Module):
         return model
 
 
-def dsm_stream(name: str = "dsm_stream", **changes: Any) -> DsmStream:
+def dsm_stream_model(name: str = "dsm_stream", **changes: Any) -> DsmStream:
     """Return a freshly initialised streaming DSM.
 
     Args:

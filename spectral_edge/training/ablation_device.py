@@ -12,8 +12,8 @@ import spectral_edge as se
 from spectral_edge.models import saf_edge_nano, saf_edge_s, saf_edge_xs
 from spectral_edge.models.ast import ast_model
 from spectral_edge.models.aum import aum_model
-from spectral_edge.models.dsm import dsm
-from spectral_edge.models.dsm_stream import dsm_stream
+from spectral_edge.models.dsm import dsm_model
+from spectral_edge.models.dsm_stream import dsm_stream_model
 from spectral_edge.models.window import window_program
 from spectral_edge.program import StepProgram
 
@@ -39,11 +39,11 @@ def variants(experiment: str, context: Context) -> Iterator[Variant]:
         "fftp_ast_stream": (
             lambda: ast_model("fftp_ast_stream"), torch.zeros(1, 1, 48, 64), FRAME_MS,
         ),
-        "dsm_stream": (dsm_stream, torch.zeros(1, 1, 48, 64), FRAME_MS),
+        "dsm_stream": (dsm_stream_model, torch.zeros(1, 1, 48, 64), FRAME_MS),
     }  # fmt: skip
     windows: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
-        "dsm_kws_s": (lambda: dsm("dsm_kws_s"), torch.zeros(1, 1, 96, 64)),
-        "dsm_kws_m": (lambda: dsm("dsm_kws_m"), torch.zeros(1, 1, 96, 64)),
+        "dsm_kws_s": (lambda: dsm_model("dsm_kws_s"), torch.zeros(1, 1, 96, 64)),
+        "dsm_kws_m": (lambda: dsm_model("dsm_kws_m"), torch.zeros(1, 1, 96, 64)),
         "fftp_ast_xs": (lambda: ast_model("fftp_ast_xs"), torch.zeros(1, 1, 100, 40)),
         "fftp_ast_s": (lambda: ast_model("fftp_ast_s"), torch.zeros(1, 1, 100, 64)),
     }

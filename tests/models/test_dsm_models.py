@@ -8,8 +8,8 @@ import torch
 import spectral_edge as se
 from spectral_edge.errors import SpecError
 from spectral_edge.models.counters import measured_macs, parameter_count
-from spectral_edge.models.dsm import SIZES, Dsm, dsm, prepare_integer_spectrum
-from spectral_edge.models.dsm_stream import DsmStream, dsm_stream
+from spectral_edge.models.dsm import SIZES, Dsm, dsm_model, prepare_integer_spectrum
+from spectral_edge.models.dsm_stream import DsmStream, dsm_stream_model
 from spectral_edge.models.window import window_program
 
 # parameters and MACs as specified (MACs: the pooling and spreading matrices are counted here too)
@@ -29,7 +29,7 @@ COUNTS = {
 def test_sizes_are_as_specified(name: str) -> None:
     parameters, macs = COUNTS[name]
     with torch.device("meta"):
-        model = dsm(name)
+        model = dsm_model(name)
     counted = measured_macs(model, (1, *SIZES[name].input))
     print(f"{name}: {parameter_count(model)} parameters, {counted / 1e6:.2f} MMAC")
     assert parameter_count(model) == pytest.approx(parameters, rel=0.006)
@@ -38,7 +38,7 @@ def test_sizes_are_as_specified(name: str) -> None:
 
 def test_edge_dsm_spends_a_fifth_in_the_transforms() -> None:
     with torch.device("meta"):
-        plain, without = dsm("dsm_kws_s"), dsm("dsm_kws_s", mixer="fcanet")
+        plain, without = dsm_model("dsm_kws_s"), dsm_model("dsm_kws_s", mixer="fcanet")
     share = 1 - measured_macs(without, (1, 1, 96, 64)) / measured_macs(plain, (1, 1, 96, 64))
     assert 0.13 < share < 0.30
 
@@ -46,7 +46,7 @@ def test_edge_dsm_spends_a_fifth_in_the_transforms() -> None:
 def busy(name: str = "dsm_kws_s", **changes: object) -> Dsm:
     """A model whose every parameter and running statistic is away from its start."""
     torch.manual_seed(1)
-    model = dsm(name, **changes)
+    model = dsm_model(name, **changes)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.05 * torch.randn_like(p))
@@ -80,20 +80,20 @@ def test_learned_static_weights_and_rivals_build_and_train() -> None:
         {"mixer": "afno"},
         {"mixer": "dfformer"},
     ):
-        model = dsm("dsm_kws_s", classes=4, input_shape=(1, 32, 32), **changes)
+        model = dsm_model("dsm_kws_s", classes=4, input_shape=(1, 32, 32), **changes)
         model(torch.randn(2, 1, 32, 32)).sum().backward()
 
 
 def test_window_must_divide() -> None:
     with pytest.raises(SpecError, match="98×64, 3 stages need multiples of 16"):
-        dsm("dsm_kws_s", input_shape=(1, 98, 64))
+        dsm_model("dsm_kws_s", input_shape=(1, 98, 64))
 
 
 def test_unknown_names_list_the_known() -> None:
     with pytest.raises(SpecError, match="must be one of dsm_s, dsm_m"):
-        dsm("dsm_xxl")
+        dsm_model("dsm_xxl")
     with pytest.raises(SpecError, match="must be dsm or one of gfnet"):
-        dsm("dsm_kws_s", mixer="fft")
+        dsm_model("dsm_kws_s", mixer="fft")
 
 
 def test_window_form_becomes_a_step_program_without_states() -> None:
@@ -106,7 +106,7 @@ def test_window_form_becomes_a_step_program_without_states() -> None:
 
 def test_dsm_stream_is_causal_and_streams() -> None:
     torch.manual_seed(0)
-    model = dsm_stream(blocks=2)
+    model = dsm_stream_model(blocks=2)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.05 * torch.randn_like(p))
@@ -119,7 +119,7 @@ def test_dsm_stream_is_causal_and_streams() -> None:
 
 def test_dsm_stream_does_not_look_ahead() -> None:
     torch.manual_seed(0)
-    model: DsmStream = dsm_stream(blocks=2, columns=8).eval()
+    model: DsmStream = dsm_stream_model(blocks=2, columns=8).eval()
     x = torch.randn(1, 1, 80, 64)
     changed = x.clone()
     changed[:, :, 40:] += 1.0
