@@ -15,9 +15,10 @@ from .lowering import Lowering
 from .schema import schema
 from .values import Const, Value
 
-__all__ = ["binary", "cast", "unary"]
+__all__ = ["MAX_RATIO", "MIN_PRODUCT_RATIO", "MIN_RATIO", "binary", "cast", "unary"]
 
-MIN_RATIO, MAX_RATIO = 2.0**-10, 2.0**8 - 1  # scale of a summand over that of the sum
+MIN_RATIO, MAX_RATIO = 2.0**-10, 2.0**8 - 1  # of a summand's scale to the sum's
+MIN_PRODUCT_RATIO = 2.0**-16  # of the product of two scales to the result's
 _OPTIONS = {
     "ADD": "AddOptions",
     "SUB": "SubOptions",

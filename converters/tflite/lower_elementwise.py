@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from spectral_edge.qparams import QParams
 
-from .arithmetic import binary, cast, unary
-from .lowering import RELU_RANGES, Bounds, Call, Lowering, lowers
+from .arithmetic import (
+    MAX_RATIO,
+    MIN_PRODUCT_RATIO,
+    MIN_RATIO,
+    binary,
+    cast,
+    unary,
+)
+from .lowering import MAX_PRODUCT_RATIO, RELU_RANGES, Bounds, Call, Lowering, lowers
 from .values import Const, Value, real_scalar
 
 __all__ = ["clamp_range", "saturates"]
@@ -38,8 +46,44 @@ def _has_exact_codes(operand: Value | Const) -> bool:
     )
 
 
-def _integer_binary(call: Call) -> bool:
-    return call.args.get("alpha", 1) == 1 and all(_has_exact_codes(o) for o in _both(call))
+def _integer_sum(call: Call) -> bool:
+    operands = _both(call)
+    return (
+        call.args.get("alpha", 1) == 1
+        and all(_has_exact_codes(o) for o in operands)
+        and all(MIN_RATIO <= r <= MAX_RATIO for r in _ratios(call, operands))
+    )
+
+
+def _integer_product(call: Call) -> bool:
+    operands = _both(call)
+    if not all(_has_exact_codes(o) for o in operands):
+        return False
+    ratio = math.prod(_scale(o) for o in operands) / _step(call)
+    return MIN_PRODUCT_RATIO <= ratio < MAX_PRODUCT_RATIO
+
+
+def _integer_square(call: Call) -> bool:
+    return MIN_PRODUCT_RATIO <= _scale(call["self"]) ** 2 / _step(call) < MAX_PRODUCT_RATIO
+
+
+def _step(call: Call) -> float:
+    assert call.qparams is not None
+    return call.qparams.scale
+
+
+def _scale(operand: Value | Const) -> float:
+    """Scale with which an operand is written; scalars are one code."""
+    if isinstance(operand, Value):
+        return 1.0 if operand.qparams is None else operand.qparams.scale
+    if operand.scales is not None:
+        return float(np.max(operand.scales))
+    return abs(operand.scalar or 1.0)
+
+
+def _ratios(call: Call, operands: tuple[Value | Const, ...]) -> list[float]:
+    """Scales of the summands over that of the sum; scalars adapt theirs."""
+    return [_scale(o) / _step(call) for o in operands if isinstance(o, Value) or o.scalar is None]
 
 
 def _lower_binary(low: Lowering, call: Call, code: str, swapped: bool = False) -> Value:
@@ -57,25 +101,25 @@ def _lower_binary(low: Lowering, call: Call, code: str, swapped: bool = False) -
     )
 
 
-@lowers("aten.add", integer=_integer_binary, fuses=True)
+@lowers("aten.add", integer=_integer_sum, fuses=True)
 def lower_add(low: Lowering, call: Call) -> Value:
     """ADD."""
     return _lower_binary(low, call, "ADD")
 
 
-@lowers("aten.sub", integer=_integer_binary, fuses=True)
+@lowers("aten.sub", integer=_integer_sum, fuses=True)
 def lower_sub(low: Lowering, call: Call) -> Value:
     """SUB."""
     return _lower_binary(low, call, "SUB")
 
 
-@lowers("aten.rsub", integer=_integer_binary, fuses=True)
+@lowers("aten.rsub", integer=_integer_sum, fuses=True)
 def lower_rsub(low: Lowering, call: Call) -> Value:
     """SUB with exchanged operands."""
     return _lower_binary(low, call, "SUB", swapped=True)
 
 
-@lowers("aten.mul", integer=_integer_binary, fuses=True)
+@lowers("aten.mul", integer=_integer_product, fuses=True)
 def lower_mul(low: Lowering, call: Call) -> Value:
     """MUL."""
     return _lower_binary(low, call, "MUL")
@@ -103,7 +147,7 @@ def lower_minimum(low: Lowering, call: Call) -> Value:
     return _lower_binary(low, call, "MINIMUM")
 
 
-@lowers("aten.square", integer=True, fuses=True)
+@lowers("aten.square", integer=_integer_square, fuses=True)
 def lower_square(low: Lowering, call: Call) -> Value:
     """MUL of the value with itself."""
     x = call["self"]
@@ -112,7 +156,7 @@ def lower_square(low: Lowering, call: Call) -> Value:
     )
 
 
-@lowers("aten.pow", integer=lambda call: call.args["exponent"] == 2)
+@lowers("aten.pow", integer=lambda call: call.args["exponent"] == 2 and _integer_square(call))
 def lower_pow(low: Lowering, call: Call) -> Value:
     """MUL for squares, SQRT and RSQRT for ±1/2, else POW."""
     x, exponent = call["self"], call["exponent"]
@@ -157,7 +201,9 @@ def _bounds(call: Call) -> Bounds:
 
 def _integer_clamp(call: Call) -> bool:
     bounds = _bounds(call)
-    return bounds in RELU_RANGES or saturates(bounds, call.qparams)
+    ratio = _scale(call["self"]) / _step(call)
+    fits = MIN_PRODUCT_RATIO <= ratio < MAX_PRODUCT_RATIO
+    return fits and (bounds in RELU_RANGES or saturates(bounds, call.qparams))
 
 
 @lowers(

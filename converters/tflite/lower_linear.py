@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from .arithmetic import binary
 from .layout import identity, last
-from .lowering import Call, Lowering, bias_index, has_integer_weight, lowers
+from .lowering import Call, Lowering, bias_index, has_integer_weight, lowers, weight_fits
 from .values import Const, Value, real_scalar
 
 __all__: list[str] = []
@@ -47,8 +48,7 @@ def lower_linear(low: Lowering, call: Call) -> Value:
 
 
 def _integer_addmm(call: Call) -> bool:
-    weight = call["mat2"]
-    return isinstance(weight, Const) and weight.scales is not None and call["alpha"] == 1
+    return call["alpha"] == 1 and weight_fits(call, call["mat1"], call["mat2"])
 
 
 @lowers("aten.addmm", integer=_integer_addmm, fuses=True)
@@ -63,13 +63,14 @@ def lower_addmm(low: Lowering, call: Call) -> Value:
     return fully_connected(low, bound, call["mat1"], weight.transposed((1, 0)))
 
 
-def _right(call: Call) -> object:
+def _right(call: Call) -> Any:
     return call.args.get("mat2", call.args.get("other"))
 
 
 def _integer_matmul(call: Call) -> bool:
     weight = _right(call)
-    return isinstance(weight, Const) and weight.scales is not None and weight.array.ndim == 2
+    flat = isinstance(weight, Const) and weight.array.ndim == 2
+    return flat and weight_fits(call, call["self"], weight)
 
 
 @lowers("aten.mm", "aten.bmm", "aten.matmul", integer=_integer_matmul, fuses=True)

@@ -29,6 +29,10 @@ from .versions import op_version
 __all__ = ["Call", "Lowering", "Rule", "lowers", "supported_ops"]
 
 Operand = Value | Const
+# ratios of input to output scale that XNNPACK takes
+MAX_PRODUCT_RATIO = 2.0**8  # of the product of two scales to the result's, exclusive
+REQUANTISE_RATIOS = (2.0**-8, 2.0**7)
+
 Bounds = tuple[float | None, float | None]
 RELU_RANGES: dict[Bounds, str] = {
     (0.0, None): "RELU",
@@ -191,6 +195,12 @@ class Lowering:
         if value.qparams == qparams:
             return value
         key = (value.tensor, qparams)
+        if value.qparams is not None and key not in self._quantised:
+            low, high = REQUANTISE_RATIOS
+            if not low <= value.qparams.scale / qparams.scale <= high:
+                real = self.as_float(value)
+                assert isinstance(real, Value)
+                return self.as_codes(real, qparams, name)
         if key not in self._quantised:
             made = self.new(name, value.shape, value.perm, qparams.dtype, qparams)
             source = self.shaped(value.tensor, value.physical)
@@ -334,9 +344,21 @@ def dequantised_constant(codes: Const, args: dict[str, Any]) -> Const:
 
 
 def has_integer_weight(call: Call) -> bool:
-    """True when the weight is a constant of codes."""
-    weight = call["weight"]
-    return isinstance(weight, Const) and weight.scales is not None
+    """True when the weight is a constant of codes, and the integer kernel takes the scales."""
+    return weight_fits(call, call["input"], call["weight"])
+
+
+def weight_fits(call: Call, x: Operand, weight: Operand) -> bool:
+    """True when a product of codes with constant codes has scales that XNNPACK takes.
+
+    Beyond the limit LiteRT fails to load the file, or crashes. It happens to activations that are
+    always zero, whose scale is next to nothing.
+    """
+    if not isinstance(weight, Const) or weight.scales is None:
+        return False
+    if not isinstance(x, Value) or x.qparams is None or call.qparams is None:
+        return False
+    return float(np.max(weight.scales)) * x.qparams.scale / call.qparams.scale < MAX_PRODUCT_RATIO
 
 
 def bias_index(low: Lowering, call: Call, x: Value, weight: Const) -> int:
