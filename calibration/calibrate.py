@@ -14,9 +14,16 @@ from torch import Tensor, fx
 from spectral_edge.errors import CalibrationError, StreamError
 from spectral_edge.program import StepProgram
 
-from .fake_quant import BiasQuantizer, Mode, WeightQuantizer, quantizers_cached, set_mode
+from .fake_quant import (
+    MASK_MARGIN,
+    BiasQuantizer,
+    Mode,
+    WeightQuantizer,
+    quantizers_cached,
+    set_mode,
+)
 from .graph import get_constant
-from .insert import quantizers
+from .insert import masked_sums, quantizers
 
 __all__ = ["Progress", "Stream", "calibrate", "collect_streams", "golden_clip", "rollout"]
 
@@ -149,6 +156,9 @@ def calibrate(
                     progress("calibrate", done, total)
     for quantizer in activations:
         quantizer.start_from_observer()
+    for mask, result in masked_sums(module):
+        low, high = result.observer.range()
+        mask.start_from_observer(MASK_MARGIN + high - low)  # covers the best score under the mask
     _start_weights(module)
     set_mode(module, Mode.QUANTIZE)
 

@@ -42,6 +42,7 @@ ACTIVATION_RANGE = (-128, 127)
 WEIGHT_RANGE = (-127, 127)  # narrow, so that zero_point 0 is symmetric
 BIAS_RANGE = (-(2**31), 2**31 - 1)
 BIAS_LIMIT = 2**30  # a weight scale grows until its bias needs no larger code
+MASK_MARGIN = 10.0  # a masked score is this far below every other one: exp(-10) of its weight
 SMALLEST_SCALE = 2.0**-40  # of tensors that are always zero
 
 
@@ -167,10 +168,16 @@ class ActivationQuantizer(_Quantizer):
         with torch.no_grad():
             self.zero_point.fill_(qparams.zero_point)
 
-    def start_from_observer(self) -> None:
-        """Take the range that the observer recommends, unless the qparams are fixed."""
+    def start_from_observer(self, mask_margin: float = MASK_MARGIN) -> None:
+        """Take the range that the observer recommends, unless the qparams are fixed.
+
+        The lowest code of a tensor with masked scores stands ``mask_margin`` below the others.
+        """
         if self.fixed is None:
-            self.set_qparams(qparams_of_range(*self.observer.range()))
+            low, high = self.observer.range()
+            if self.observer.masked:
+                low -= mask_margin
+            self.set_qparams(qparams_of_range(low, high))
             # one-sided ranges (after a clamp) keep their zero at the end of the codes
             self.zero_point.requires_grad_(self.qparams().zero_point not in ACTIVATION_RANGE)
 
@@ -182,7 +189,7 @@ class ActivationQuantizer(_Quantizer):
     def forward(self, x: Tensor) -> Tensor:
         """Observe or fake-quantise ``x``, by :attr:`mode`."""
         if self.mode is Mode.OBSERVE:
-            self.observer.update(x.detach())
+            self.observer.observe(x.detach())
             return x
         if self.mode is Mode.FLOAT:
             return x

@@ -6,7 +6,7 @@ behind ``dequantize``, and a ``quantize``/``dequantize`` pair on every activatio
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -29,7 +29,13 @@ from .observers import Observer
 from .ops import WEIGHTED
 from .quantizer import REQUANTIZE, Annotation, annotate, moves_codes
 
-__all__ = ["activation_qparams", "freeze_graph", "insert_quantizers", "quantizers"]
+__all__ = [
+    "activation_qparams",
+    "freeze_graph",
+    "insert_quantizers",
+    "quantizer_of",
+    "quantizers",
+]
 
 _GROUP = "spectral_edge_quantizer"  # node.meta: target of the quantiser of its group
 
@@ -62,6 +68,19 @@ def insert_quantizers(
 def quantizers(module: fx.GraphModule) -> list[ActivationQuantizer]:
     """Return the activation quantisers of a prepared graph, one per group."""
     return [m for m in module.modules() if isinstance(m, ActivationQuantizer)]
+
+
+def masked_sums(
+    module: fx.GraphModule,
+) -> Iterator[tuple[ActivationQuantizer, ActivationQuantizer]]:
+    """Yield (quantiser of a mask, quantiser of scores plus mask) of a prepared, observed graph."""
+    for node in module.graph.nodes:
+        result = quantizer_of(module, node) if node.target is torch.ops.aten.add.Tensor else None
+        for operand in node.all_input_nodes if result is not None else ():
+            mask = quantizer_of(module, operand)
+            constant = operand.op == "call_module" and operand.all_input_nodes[0].op == "get_attr"
+            if constant and result is not None and mask is not None and mask.observer.masked:
+                yield mask, result
 
 
 def _add_activation_quantizers(
@@ -110,7 +129,7 @@ def _quantize_weight(module: fx.GraphModule, node: fx.Node) -> None:
     args = arguments(node)
     x, weight, bias = (args[i] for i in (where.x, where.weight, where.bias))
     constants = all(n.op == "get_attr" for n in (weight, bias))
-    source = _quantizer_of(module, x)
+    source = quantizer_of(module, x)
     if not constants or source is None:
         return
     axis = where.axis
@@ -129,7 +148,8 @@ def _quantize_weight(module: fx.GraphModule, node: fx.Node) -> None:
     node.args = tuple(args)
 
 
-def _quantizer_of(module: fx.GraphModule, node: Any) -> ActivationQuantizer | None:
+def quantizer_of(module: fx.GraphModule, node: Any) -> ActivationQuantizer | None:
+    """Return the activation quantiser of the group that ``node`` is in, None for float values."""
     target = node.meta.get(_GROUP) if isinstance(node, fx.Node) else None
     if target is None:
         return None
@@ -142,7 +162,7 @@ def activation_qparams(module: fx.GraphModule) -> tuple[list[QParams | None], li
     """Return qparams of every placeholder and of every returned tensor of a prepared graph."""
 
     def of(node: Any) -> QParams | None:
-        quantizer = _quantizer_of(module, node)
+        quantizer = quantizer_of(module, node)
         return None if quantizer is None else quantizer.qparams()
 
     # an exact state is float at the boundary although others may read it quantised
@@ -241,7 +261,7 @@ def _freeze_activation(
 
 
 def _freeze_movement(module: fx.GraphModule, node: fx.Node) -> None:
-    quantizer = _quantizer_of(module, node)
+    quantizer = quantizer_of(module, node)
     assert quantizer is not None
     users = list(node.users)
     real = _pair(module, node.next, node, quantizer.qparams())

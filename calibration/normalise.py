@@ -13,6 +13,7 @@ Nothing here changes what the graph computes (up to a float32 rounding of a cons
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import torch
@@ -55,14 +56,17 @@ _WITH_SCALARS: dict[Any, Any] = {
     _aten.rsub.Tensor: _aten.rsub.Scalar,
 }
 _ARITHMETIC = {_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor}
+LARGE_MASK = -1e9
 _EVERYTHING = 2**31  # a slice that ends here or later takes the whole axis
 
 
 def normalise(program: StepProgram, module: fx.GraphModule) -> None:
     """Rewrite ``module`` (a copy of the program's graph) in place."""
+    _placeholders_first(module)
     _fold_constants(module, record_values(program, module))
     _each(program, module, _drop_no_op)
     _each(program, module, _simplify)
+    _each(program, module, _infinite_masks)
     _each(program, module, _scalars_to_constants)
     _each(program, module, _matmul_to_linear)
     _each(program, module, _add_missing_bias)
@@ -80,6 +84,13 @@ def _each(
     for node in list(module.graph.nodes):
         if node.op == "call_function":
             rule(module, node, values)
+
+
+def _placeholders_first(module: fx.GraphModule) -> None:
+    nodes = list(module.graph.nodes)
+    for node in reversed(nodes):
+        if node.op == "placeholder":
+            next(iter(module.graph.nodes)).prepend(node)
 
 
 def _fold_constants(module: fx.GraphModule, values: Values) -> None:
@@ -150,6 +161,17 @@ def _simplify(module: fx.GraphModule, node: fx.Node, values: Values) -> None:
         node.target = _aten.sub.Tensor
     elif node.target is _aten.div.Tensor and isinstance(others[0], (int, float)):
         replace_node(node, _aten.mul.Tensor, (x, 1.0 / others[0]), values)
+
+
+def _infinite_masks(module: fx.GraphModule, node: fx.Node, values: Values) -> None:
+    """Write masks as large finite numbers, whose products with 0 are 0."""
+    node.args = fx.node.map_aggregate(
+        node.args, lambda a: LARGE_MASK if isinstance(a, float) and a == -inf else a
+    )
+    for source in node.all_input_nodes:
+        if source.op == "get_attr" and is_float_tensor(values[source]):
+            with torch.no_grad():
+                get_constant(module, source).clamp_(min=LARGE_MASK)
 
 
 def _scalars_to_constants(module: fx.GraphModule, node: fx.Node, values: Values) -> None:

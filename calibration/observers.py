@@ -15,6 +15,8 @@ from spectral_edge.errors import CalibrationError, SpecError
 
 __all__ = ["HistogramObserver", "MinMaxObserver", "Observer", "make_observer"]
 
+MASKED = -1e4  # attention masks write this or less instead of a score
+
 BINS = 2048
 CANDIDATES = 64  # clipping points tried per side by the MSE search
 ROUNDS = 2  # of the MSE search: upper end, lower end, again
@@ -22,13 +24,25 @@ LEVELS = 255  # steps of an int8 range
 
 
 class Observer(ABC):
-    """Collects values and recommends a range. Needs :attr:`passes` passes over the same data."""
+    """Collects values and recommends a range. Needs :attr:`passes` passes over the same data.
+
+    Values up to :data:`MASKED` are marks, not numbers: they set :attr:`masked` and nothing else.
+    """
 
     passes: int = 1
+    masked: bool = False
+
+    def observe(self, x: Tensor) -> None:
+        """Take in every value of ``x`` (any shape, floating point) that is not a mask."""
+        if x.numel() and bool(x.min() <= MASKED):
+            self.masked = True
+            x = x[x > MASKED]
+        if x.numel():
+            self.update(x)
 
     @abstractmethod
     def update(self, x: Tensor) -> None:
-        """Take in every value of ``x`` (any shape, floating point)."""
+        """Take in every value of ``x``, which is not empty."""
 
     def next_pass(self) -> None:
         """Say that the data starts again."""
@@ -52,8 +66,6 @@ class MinMaxObserver(Observer):
 
     def update(self, x: Tensor) -> None:
         """Extend the range by ``x``."""
-        if x.numel() == 0:
-            return
         low, high = torch.aminmax(x)
         if self.low is not None and self.high is not None:
             low, high = torch.minimum(self.low, low), torch.maximum(self.high, high)

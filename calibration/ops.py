@@ -56,7 +56,6 @@ MOVE = {
     _aten.gather.default,
     _aten.index.Tensor,
     _aten.index_select.default,
-    _aten.masked_fill.Scalar,
     _aten.max_pool1d.default,
     _aten.max_pool2d.default,
     _aten.movedim.int,
@@ -96,11 +95,14 @@ MOVE = {
     operator.getitem,
 }
 
-# Ops whose kernels want equal qparams on both sides although they compute.
+# Ops whose kernels want equal qparams on both sides although they compute or bring in a number.
 SHARE = {
     _aten.adaptive_avg_pool2d.default,
     _aten.avg_pool1d.default,
     _aten.avg_pool2d.default,
+    _aten.masked_fill.Scalar,
+    _aten.where.ScalarOther,
+    _aten.where.ScalarSelf,
     _aten.upsample_bilinear2d.vec,
 }
 

@@ -19,6 +19,7 @@ from .fake_quant import Mode, set_mode
 from .insert import activation_qparams, freeze_graph, insert_quantizers, quantizers
 from .qat import QatConfig, train
 from .recipe import Recipe, load_recipe
+from .separate import separate
 
 __all__ = ["freeze", "prepare", "quantize"]
 
@@ -97,6 +98,7 @@ def _prepare(
         golden_inputs=golden_clip(program, streams),
     )
     calibrate(prepared, streams, recipe.streams, progress)
+    separate(module)
     return prepared
 
 
@@ -112,6 +114,7 @@ def freeze(prepared: StepProgram) -> StepProgram:
             f"program of precision {prepared.precision} has no quantisers: call prepare first"
         )
     set_mode(module, Mode.QUANTIZE)
+    separate(module)  # training has moved the scales
     placed, returned = activation_qparams(module)
     inputs, outputs = len(prepared.inputs), len(prepared.outputs)
     states = OrderedDict(

@@ -18,7 +18,7 @@ from torch import fx
 
 from spectral_edge.program import QParams, StepProgram
 
-from .graph import get_constant, is_float_tensor, output_nodes, record_values
+from .graph import arguments, get_constant, is_float_tensor, output_nodes, record_values
 from .ops import FIXED, FLOAT, FUSABLE, MOVE, SHARE, is_clamp
 
 __all__ = ["REQUANTIZE", "Annotation", "annotate", "moves_codes"]
@@ -62,7 +62,13 @@ def moves_codes(node: fx.Node) -> bool:
     """Say whether ``node`` only moves codes, so that its output is on its inputs' grid."""
     if node.target is operator.getitem:
         return moves_codes(node.all_input_nodes[0])
-    return node.op == "call_function" and node.target in MOVE
+    return node.op == "call_function" and node.target in MOVE and not _pads_with_a_number(node)
+
+
+def _pads_with_a_number(node: fx.Node) -> bool:
+    if node.target is not _aten.constant_pad_nd.default:
+        return False
+    return arguments(node, 3)[2] not in (None, 0)
 
 
 def annotate(program: StepProgram, module: fx.GraphModule) -> Annotation:
@@ -106,7 +112,7 @@ def _annotate(program: StepProgram, module: fx.GraphModule) -> tuple[Annotation,
 
 
 def _shares(node: fx.Node) -> bool:
-    return moves_codes(node) or node.target in SHARE
+    return moves_codes(node) or node.target in SHARE or _pads_with_a_number(node)
 
 
 def _float_sources(node: fx.Node, values: dict[fx.Node, Any]) -> Iterator[fx.Node]:

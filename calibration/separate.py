@@ -1,0 +1,163 @@
+"""Scales chosen so that no value ever lies near a rounding boundary.
+
+Engines round the same integer sum with different arithmetic: float32, 21-bit multipliers, doubled
+31-bit products. Where a value lies within about 1e-5 of k + 1/2 they disagree by one code, and a
+deep
+recurrent network enlarges one such flip until nothing agrees. But what is rounded is an integer
+times
+a ratio of scales. When that ratio is r/q with an *odd* q, every value is a multiple of 1/q, so
+none is
+closer to a boundary than 1/(2q): thousands of times the error of any kernel. All engines, and torch
+with float32 sums, then give the same integers.
+
+- Convolutions and linear layers: the weight scale of each channel moves (by at most 5 %) so that
+  s_x · s_w / s_y = r/q.
+- Sums: all tensors joined by sums take odd multiples of one power of two as scales (at most 3 %
+more).
+- Products: the scale of the result moves (by at most 5 %).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import ceil, floor, log2
+
+import torch
+from torch import fx
+
+from spectral_edge.program import QParams
+
+from .fake_quant import ActivationQuantizer, WeightQuantizer
+from .insert import quantizer_of
+from .ops import WEIGHTED, is_clamp
+
+__all__ = ["odd_fraction", "separate"]
+
+_aten = torch.ops.aten
+_SUMS = (_aten.add.Tensor, _aten.sub.Tensor)
+_PRODUCTS = (_aten.mul.Tensor, _aten.matmul.default, _aten.bmm.default, _aten.mm.default)
+_UNIT_BITS = 5  # the unit of a sum is 2^5 or more below its smallest scale
+_SLACK = 0.005  # a scale may shrink by this share
+_GROWTH = 0.05  # and grow by this
+_LARGEST_NUMERATOR = 96
+
+
+def odd_fraction(low: float, high: float) -> float | None:
+    """Return r/q in [low, high] with odd q and small r, None when there is none."""
+    for r in range(1, _LARGEST_NUMERATOR):
+        q = ceil(r / high)
+        q += 1 - q % 2
+        if q * low <= r:
+            return r / q
+    return None
+
+
+def separate(module: fx.GraphModule) -> None:
+    """Move the scales of a prepared graph (in place) away from rounding boundaries.
+
+    Scales change by a few percent at most; calling it again changes nothing. Tensors with
+    prescribed scales stay as they are.
+    """
+    summed = _separate_sums(module)
+    settled = set(summed)
+    for node in module.graph.nodes:
+        if node.target in _PRODUCTS:
+            _separate_product(module, node, settled)
+    for node in module.graph.nodes:
+        if node.target in WEIGHTED:
+            _separate_weight(module, node)
+
+
+def _result(module: fx.GraphModule, node: fx.Node) -> ActivationQuantizer | None:
+    """Return the quantiser that rounds what ``node`` computes, behind a fused clamp or not."""
+    found = quantizer_of(module, node)
+    if found is None and len(node.users) == 1:
+        (user,) = node.users
+        if is_clamp(user):
+            return quantizer_of(module, user)
+    return found
+
+
+def _operands(module: fx.GraphModule, node: fx.Node) -> list[ActivationQuantizer]:
+    found = [quantizer_of(module, n) for n in node.all_input_nodes]
+    return [q for q in found if q is not None]
+
+
+def _sums(
+    module: fx.GraphModule,
+) -> Iterator[tuple[ActivationQuantizer, list[ActivationQuantizer]]]:
+    for node in module.graph.nodes:
+        result = _result(module, node) if node.target in _SUMS else None
+        operands = _operands(module, node)
+        if result is not None and len(operands) == len(node.all_input_nodes):
+            yield result, operands
+
+
+def _separate_sums(module: fx.GraphModule) -> list[ActivationQuantizer]:
+    """Put all tensors joined by sums on odd multiples of one unit; return them."""
+    parent: dict[ActivationQuantizer, ActivationQuantizer] = {}
+
+    def find(q: ActivationQuantizer) -> ActivationQuantizer:
+        while parent.setdefault(q, q) is not q:
+            q = parent[q]
+        return q
+
+    for result, operands in _sums(module):
+        for operand in operands:
+            parent[find(operand)] = find(result)
+    joined: dict[ActivationQuantizer, list[ActivationQuantizer]] = {}
+    for q in parent:
+        joined.setdefault(find(q), []).append(q)
+    for members in joined.values():
+        smallest = min(q.qparams().scale for q in members)
+        unit = 2.0 ** (floor(log2(smallest)) - _UNIT_BITS)
+        for q in members:
+            if q.fixed is None:
+                _move(q, _odd_multiple(q.qparams().scale, unit))
+    return list(parent)
+
+
+def _odd_multiple(scale: float, unit: float) -> float:
+    multiple = ceil(scale * (1 - _SLACK) / unit)
+    return (multiple + 1 - multiple % 2) * unit
+
+
+def _separate_product(
+    module: fx.GraphModule, node: fx.Node, settled: set[ActivationQuantizer]
+) -> None:
+    """Move the scale of a product of two tensors, unless something else has settled it."""
+    result, operands = _result(module, node), _operands(module, node)
+    if result is None or result.fixed is not None or result in settled or len(operands) != 2:
+        return
+    product = operands[0].qparams().scale * operands[1].qparams().scale
+    ratio = product / result.qparams().scale
+    if (fraction := odd_fraction(ratio / (1 + _GROWTH), ratio * (1 + _SLACK))) is not None:
+        _move(result, product / fraction)
+        settled.add(result)
+
+
+def _move(q: ActivationQuantizer, scale: float) -> None:
+    q.set_qparams(QParams(scale, q.qparams().zero_point))
+
+
+def _separate_weight(module: fx.GraphModule, node: fx.Node) -> None:
+    """Move the scale of each output channel of a convolution or linear layer."""
+    where = WEIGHTED[node.target]
+    source, result = quantizer_of(module, node.args[where.x]), _result(module, node)
+    call = node.args[where.weight] if len(node.args) > where.weight else None
+    if source is None or result is None or not isinstance(call, fx.Node):
+        return
+    if call.op != "call_module":
+        return
+    weight = module.get_submodule(str(call.target))
+    if not isinstance(weight, WeightQuantizer):
+        return
+    factor = source.qparams().scale / result.qparams().scale
+    scales = weight.scale().detach().double()
+    moved = scales.flatten().tolist()
+    for i, scale in enumerate(moved):
+        ratio = scale * factor
+        fraction = odd_fraction(ratio * (1 - _SLACK), ratio * (1 + _GROWTH))
+        if fraction is not None:
+            moved[i] = fraction / factor
+    weight.set_scale(torch.tensor(moved, dtype=torch.float64).float().reshape(scales.shape))
