@@ -142,25 +142,17 @@ class RecentTokens(nn.Module):
     """The newest ``count`` values of every channel at every token, zeros before the first.
 
     ``forward``: float32[batch, tokens, width] -> float32[batch, tokens, width, count], oldest
-    first. A stream keeps ``count`` - 1 tokens. Exported as a depth-wise convolution with unit
-    kernels, which is exact in integers too; computed as a view otherwise.
+    first.
+    A view in training; a stream keeps ``count`` - 1 tokens.
     """
 
-    pick: Tensor
-
-    def __init__(self, width: int, count: int) -> None:
+    def __init__(self, count: int) -> None:
         super().__init__()
-        self.width, self.count = width, count
-        pick = torch.eye(count).repeat(width, 1).reshape(width * count, 1, count, 1)
-        self.register_buffer("pick", pick, persistent=False)
+        self.count = count
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.compiler.is_exporting():
-            return F.pad(x, (0, 0, self.count - 1, 0)).unfold(1, self.count, 1)
-        columns = F.pad(x.transpose(1, 2).unsqueeze(3), (0, 0, self.count - 1, 0))
-        recent = F.conv2d(columns, self.pick, groups=self.width)
-        result: Tensor = recent.squeeze(3).transpose(1, 2).unflatten(2, (self.width, self.count))  # type: ignore[no-untyped-call]
-        return result
+        recent: Tensor = F.pad(x, (0, 0, self.count - 1, 0)).unfold(1, self.count, 1)
+        return recent
 
 
 class RecentAttention(nn.Module):
@@ -179,7 +171,7 @@ class RecentAttention(nn.Module):
         self.scale = 1.0 / math.sqrt(width // heads)
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.out = nn.Linear(width, width)
-        self.recent = RecentTokens(width, window)
+        self.recent = RecentTokens(window)
         slopes = torch.tensor([2.0 ** (-8.0 * (h + 1) / heads) for h in range(heads)])
         distance = torch.arange(window - 1, -1, -1)
         self.bias = nn.Parameter((-slopes[:, None] * distance)[:, None, :])
