@@ -16,6 +16,7 @@ import torch
 from torch import fx
 
 from spectral_edge.program import StepProgram
+from spectral_edge.streaming.trace import LONG
 from spectral_edge.streaming.value import Value, refusal
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _inside_clip(ctx: Rewriter, value: Value, *, at_start: bool, at_end: bool) -
 def end_of_clip(ctx: Rewriter, value: Value) -> fx.Node:
     """Return the clock, in frames of ``value``, at which its clip has ended."""
     length = value.clip.meta["val"].shape[value.axis]
-    extra = ctx.clip.size(length, 5040) - int(5040 * value.rate)
+    extra = ctx.clip.size(length, LONG) - int(LONG * value.rate)
     end = _clip_length(ctx)
     if value.rate.numerator != 1:
         end = ctx.emit(_aten.mul.Scalar, (end, value.rate.numerator))

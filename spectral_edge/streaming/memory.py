@@ -14,6 +14,7 @@ import torch
 from torch import fx
 
 from spectral_edge.streaming import edges
+from spectral_edge.streaming.trace import LONG
 from spectral_edge.streaming.value import Value, refusal
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _history(ctx: Rewriter, value: Value, count: int) -> fx.Node:
 def batch_multiple(ctx: Rewriter, node: fx.Node, axis: int = 0) -> int | None:
     """Return rows per stream of a clip tensor's batch axis, None for a tensor without batch."""
     size = node.meta["val"].shape[axis]
-    one, two = ctx.clip.size(size, 48, 1), ctx.clip.size(size, 48, 2)
+    one, two = ctx.clip.size(size, LONG, 1), ctx.clip.size(size, LONG, 2)
     if two == 2 * one:
         return one
     if two != one or any(ctx.per_stream(n) for n in node.meta["val"].shape):
@@ -138,7 +139,7 @@ def _folded_delay(ctx: Rewriter, value: Value, frames: int) -> Value:
     """Delay a tensor whose axis 0 is [batch, time, bands]: unfold, delay, fold."""
     val: Any = value.clip.meta["val"]
     outer, inner = value.fold
-    one, seven = (ctx.clip.size(val.shape[0], 7, b) for b in (1, ctx.clip.probe_batch))
+    one, seven = (ctx.clip.size(val.shape[0], LONG, b) for b in (1, ctx.clip.probe_batch))
     if value.axis != 0 or seven != one * ctx.clip.probe_batch or outer % ctx.clip.probe_batch:
         raise refusal(
             value.clip,

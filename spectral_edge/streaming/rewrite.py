@@ -25,7 +25,7 @@ from spectral_edge.errors import NotStreamable
 from spectral_edge.program import StateSpec
 from spectral_edge.streaming import memory
 from spectral_edge.streaming.memory import Captured, State
-from spectral_edge.streaming.trace import TRACE_FRAMES, ClipGraph
+from spectral_edge.streaming.trace import LONG, ClipGraph
 from spectral_edge.streaming.value import Pair, Refused, StaticPair, Value, module_path, refusal
 
 __all__ = ["Rewriter"]
@@ -41,7 +41,6 @@ JUDGES = {
     _aten.stft.center,
     torch.ops.higher_order.scan,
 }  # rules that look at a refused operand themselves
-LONG = 5040  # frames; a multiple of every stride product that occurs
 
 
 class Rewriter:
@@ -230,7 +229,7 @@ class Rewriter:
 
     def per_stream(self, size: Any) -> bool:
         """Return True for a size that grows with the batch."""
-        return self.clip.size(size, TRACE_FRAMES, 1) != self.clip.size(size, TRACE_FRAMES, 2)
+        return self.clip.size(size, LONG, 1) != self.clip.size(size, LONG, 2)
 
     def step_shape(self, val: torch.Tensor) -> list[Any]:
         """Return the shape that clip tensor ``val`` has in the step graph, batch axes as -1."""
@@ -240,13 +239,13 @@ class Rewriter:
                 shape.append(-1)
             else:
                 slope = self.clip.slope(size)
-                shape.append(int(slope * self.hop) if slope else self.clip.size(size, TRACE_FRAMES))
+                shape.append(int(slope * self.hop) if slope else self.clip.size(size, LONG))
         return shape
 
     def concrete(self, val: torch.Tensor) -> list[Fraction]:
         """Return the shape at the probe batch, time axes at one input frame's share."""
         return [
-            s if (s := self.clip.slope(size)) else Fraction(self.clip.size(size, TRACE_FRAMES))
+            s if (s := self.clip.slope(size)) else Fraction(self.clip.size(size, LONG))
             for size in val.shape
         ]
 

@@ -22,6 +22,7 @@ from spectral_edge.streaming.rules import (
 )
 from spectral_edge.streaming.rules_shape import replace_slice
 from spectral_edge.streaming.rules_window import padded, replicated, windowed
+from spectral_edge.streaming.trace import LONG
 from spectral_edge.streaming.value import Refused, Value, refusal
 
 __all__: list[str] = []
@@ -186,7 +187,7 @@ def _slice_scatter(ctx: Rewriter, node: fx.Node) -> Value:
     value = replace(ctx.value(source), clip=source)
     fill = _constant_fill(base)
     count = source.meta["val"].shape[dim]
-    after = ctx.clip.size(size, 96) - ctx.clip.size(count, 96) - start
+    after = ctx.clip.size(size, LONG) - ctx.clip.size(count, LONG) - start
     if fill is None or not value.pure or start < 0 or after < 0:
         raise refusal(
             node, "it writes some frames of the clip", "shift with torch.nn.functional.pad"

@@ -26,7 +26,8 @@ from spectral_edge.streaming.spell import (
 
 __all__ = ["ClipGraph", "trace"]
 
-TRACE_FRAMES = 48  # divisible by the usual strides; only an example, T is symbolic
+TRACE_FRAMES = (48, 768, 7680)  # example lengths, the next when one is too short for the strides
+LONG = 2**12 * 3**3 * 5**2 * 7**2  # frames at which sizes are compared; strides divide it
 TRACE_BATCH = 3
 PROBE_BATCH = 7  # concrete batch at which symbolic sizes are compared
 
@@ -42,7 +43,7 @@ class ClipGraph:
         time_dims: time axis of each input, None for an input without time.
         output_names: ``output`` or the keys of the returned dict.
         output_kind: ``tensor``, ``tuple`` or ``dict``.
-        example: concrete inputs with ``TRACE_FRAMES`` frames.
+        example: concrete inputs, long enough for the model's strides.
         frames: the symbols that stand for T (one per input).
         batch: the symbols that stand for the batch size.
     """
@@ -72,9 +73,8 @@ class ClipGraph:
         """Return how much a size grows for each additional frame of the clip (0: not at all)."""
         if isinstance(value, int):
             return Fraction(0)
-        step = 5040  # a multiple of every stride product that occurs
-        low, high = 10 * step, 11 * step
-        return Fraction(self.size(value, high, batch) - self.size(value, low, batch), step)
+        low, high = LONG, 2 * LONG
+        return Fraction(self.size(value, high, batch) - self.size(value, low, batch), LONG)
 
     def count_time_axes(self, node: fx.Node) -> int:
         """Return how many axes of a node's tensor grow with the number of frames."""
@@ -100,6 +100,30 @@ def trace(
         SpecError: example and time_dims do not fit together.
     """
     names = _input_names(model, example)
+    for frames in TRACE_FRAMES:
+        try:
+            return _trace(model, example, time_dims, names, frames)
+        except _TooShort as error:
+            if frames == TRACE_FRAMES[-1]:
+                raise error.reason from error.__cause__
+    raise AssertionError("no example length")
+
+
+class _TooShort(Exception):
+    """The example has fewer frames than the model needs for one output."""
+
+    def __init__(self, reason: NotStreamable) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+def _trace(
+    model: nn.Module,
+    example: Sequence[torch.Tensor],
+    time_dims: Sequence[int | None],
+    names: tuple[str, ...],
+    length: int,
+) -> ClipGraph:
     args: list[torch.Tensor] = []
     shapes: list[dict[int, Any]] = []
     for tensor, axis in zip(example, time_dims, strict=True):
@@ -111,7 +135,7 @@ def trace(
         shape[0] = TRACE_BATCH
         dims: dict[int, Any] = {0: Dim.DYNAMIC}
         if axis is not None:
-            shape[axis] = TRACE_FRAMES
+            shape[axis] = length
             dims[axis] = Dim.DYNAMIC
         args.append(_random_like(tensor, shape))
         shapes.append(dims)
@@ -219,9 +243,10 @@ def _export(
         else:
             reason = "torch.export cannot trace it"
         first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
-        raise NotStreamable(
-            f"{type(model).__name__}.forward: {reason} [{first.strip()}]"
-        ) from error
+        refused = NotStreamable(f"{type(model).__name__}.forward: {reason} [{first.strip()}]")
+        if "greater than actual input size" in text or "too small" in text:
+            raise _TooShort(refused) from error
+        raise refused from error
 
 
 def _random_like(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:

@@ -38,7 +38,7 @@ def test_symmetric_convolution(layer: nn.Conv1d, delay: int | None) -> None:
     assert program.receptive_field == 2 * delay + 1
 
 
-def residual(s: Any, x: torch.Tensor) -> torch.Tensor:
+def residual(s: Any, x: torch.Tensor) -> Any:
     y = s.b(torch.relu(s.a(x) + 1)) * torch.sigmoid(s.point(x))
     return x + y
 
@@ -64,7 +64,7 @@ def test_explicit_shift() -> None:
 
 
 def test_cut_and_filled_with_zeros() -> None:
-    def body(s: Any, x: torch.Tensor) -> torch.Tensor:
+    def body(s: Any, x: torch.Tensor) -> Any:
         return torch.cat([x[:, 2:], torch.zeros_like(x[:, :2])], dim=1) + x
 
     assert streams(Net(body), torch.randn(1, 8, 5), 1).delay == 2
@@ -107,7 +107,7 @@ def test_padding_and_chomp_is_causal(body: Any) -> None:
 
 
 def test_states_after_lookahead_forget_the_warm_up() -> None:
-    def body(s: Any, x: torch.Tensor) -> torch.Tensor:
+    def body(s: Any, x: torch.Tensor) -> Any:
         y = s.r(s.a(x).transpose(1, 2))[0].transpose(1, 2)
         out: torch.Tensor = s.b(y.cumsum(2) * 0.1)
         return out
@@ -117,7 +117,7 @@ def test_states_after_lookahead_forget_the_warm_up() -> None:
 
 
 def test_frames_folded_into_the_batch_are_delayed_too() -> None:
-    def body(s: Any, x: torch.Tensor) -> torch.Tensor:
+    def body(s: Any, x: torch.Tensor) -> Any:
         y = s.l(x.reshape(-1, 3, 5))
         late = s.d(y.reshape(x.shape[0], x.shape[1], -1).transpose(1, 2)).transpose(1, 2)
         return (y + late.reshape(-1, 3, 5)).reshape(x.shape)
@@ -127,7 +127,7 @@ def test_frames_folded_into_the_batch_are_delayed_too() -> None:
 
 
 def test_constant_over_time_needs_no_delay_line() -> None:
-    def body(s: Any, x: torch.Tensor) -> torch.Tensor:
+    def body(s: Any, x: torch.Tensor) -> Any:
         return torch.cat([s.c(x), s.e.expand(x.shape[0], 2, x.shape[2])], dim=1)
 
     net = Net(body, c=conv(3, padding=1), e=nn.Parameter(torch.randn(1, 2, 1)))

@@ -16,7 +16,7 @@ def up(stride: int = 2, **more: Any) -> nn.ConvTranspose1d:
     return nn.ConvTranspose1d(4, 4, 2, stride, **more)
 
 
-def down(s: Any, x: torch.Tensor) -> torch.Tensor:
+def down(s: Any, x: torch.Tensor) -> Any:
     y: torch.Tensor = s.down(F.pad(x, (1, 0)))
     return y
 
@@ -122,7 +122,7 @@ def test_rate(name: str) -> None:
 
 
 def test_frames_joined_by_reshape_and_split_again() -> None:
-    def body(s: Any, x: torch.Tensor) -> torch.Tensor:
+    def body(s: Any, x: torch.Tensor) -> Any:
         pairs = s.l(x.reshape(x.shape[0], x.shape[1] // 2, 10))
         out: torch.Tensor = pairs.reshape(x.shape[0], -1, 5)
         return out
@@ -132,7 +132,7 @@ def test_frames_joined_by_reshape_and_split_again() -> None:
 
 
 def test_bands_laid_out_in_time() -> None:
-    def body(s: Any, x: torch.Tensor) -> torch.Tensor:  # a convolution over frames × bands
+    def body(s: Any, x: torch.Tensor) -> Any:  # a convolution over frames × bands
         y = s.c(F.pad(x.reshape(x.shape[0], 1, -1), (4, 0)))
         out: torch.Tensor = y.reshape(x.shape[0], 2, x.shape[1], 4).transpose(1, 2)
         return out

@@ -26,7 +26,7 @@ def ema(frame: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.T
 
 
 def test_gru_cell() -> None:
-    def body(s: Any, x: torch.Tensor) -> torch.Tensor:
+    def body(s: Any, x: torch.Tensor) -> Any:
         def cell(frame: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             h = s.cell(frame, h)
             return h, h
@@ -38,7 +38,7 @@ def test_gru_cell() -> None:
 
 
 def test_lstm_cell_with_a_tuple_state() -> None:
-    def body(s: Any, x: torch.Tensor) -> torch.Tensor:
+    def body(s: Any, x: torch.Tensor) -> Any:
         def cell(frame: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
             h, c = s.cell(frame, state)
             return h, (h, c)
@@ -51,7 +51,7 @@ def test_lstm_cell_with_a_tuple_state() -> None:
 
 @pytest.mark.parametrize("kind", ["tanh", "relu"])
 def test_rnn_cell(kind: str) -> None:
-    def body(s: Any, x: torch.Tensor) -> torch.Tensor:
+    def body(s: Any, x: torch.Tensor) -> Any:
         def cell(frame: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             h = s.cell(frame, h)
             return h, h
@@ -62,7 +62,7 @@ def test_rnn_cell(kind: str) -> None:
 
 
 def test_average_with_a_learned_constant_stays_exact() -> None:
-    def body(s: Any, x: torch.Tensor) -> torch.Tensor:
+    def body(s: Any, x: torch.Tensor) -> Any:
         a = torch.sigmoid(s.a)
 
         def cell(frame: torch.Tensor, e: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,7 +80,7 @@ def test_time_on_another_axis() -> None:
 
 
 def test_sizes_inside_the_cell_may_depend_on_the_batch() -> None:
-    def body(s: Any, x: torch.Tensor) -> torch.Tensor:
+    def body(s: Any, x: torch.Tensor) -> Any:
         def cell(frame: torch.Tensor, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             q = s.l(frame).reshape(frame.shape[0], 2, 4)
             h = h * 0.9 + q.unsqueeze(-1) * q.unsqueeze(-2)
@@ -92,7 +92,7 @@ def test_sizes_inside_the_cell_may_depend_on_the_batch() -> None:
 
 
 def test_dict_state() -> None:
-    def body(s: Any, x: torch.Tensor) -> torch.Tensor:
+    def body(s: Any, x: torch.Tensor) -> Any:
         def cell(frame: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
             return frame + state["a"], {"a": state["a"] * 0.5 + frame, "b": state["b"] + 1}
 
@@ -105,7 +105,7 @@ def test_dict_state() -> None:
 
 @pytest.mark.parametrize("place", ["plain", "after lookahead", "before a stride"])
 def test_state_that_starts_as_the_first_frame(place: str) -> None:
-    def body(s: Any, x: torch.Tensor) -> torch.Tensor:
+    def body(s: Any, x: torch.Tensor) -> Any:
         y = s.look(x) if place == "after lookahead" else x
         y = scan(ema, y, y[:, :, 0], 2)
         if place == "before a stride":
@@ -122,7 +122,7 @@ def test_state_that_starts_as_the_first_frame(place: str) -> None:
 
 
 def test_at_half_the_frame_rate() -> None:
-    def body(s: Any, x: torch.Tensor) -> torch.Tensor:
+    def body(s: Any, x: torch.Tensor) -> Any:
         y = s.down(F.pad(x, (1, 0)))
         out: torch.Tensor = s.up(scan(ema, y, y.new_zeros(y.shape[0], 5), 2))
         return out
@@ -134,7 +134,7 @@ def test_at_half_the_frame_rate() -> None:
 def test_selective_scan_layer() -> None:
     from spectral_edge.layers.selective_scan import SelectiveScan
 
-    def body(s: Any, x: torch.Tensor) -> torch.Tensor:
+    def body(s: Any, x: torch.Tensor) -> Any:
         u, delta, b, c = s.project(x).split([6, 6, 3, 3], dim=-1)
         out: torch.Tensor = s.scan(u, F.softplus(delta), b, c)
         return out

@@ -195,7 +195,7 @@ class Refused(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # [batch, frames, 4]
         if self.kind == "mean over time":
-            return self.inner(x - x.mean(dim=1, keepdim=True))  # type: ignore[no-any-return]
+            return self.inner(x - x.mean(dim=1, keepdim=True))
         if self.kind == "softmax over time":
             return torch.softmax(self.inner(x), dim=1)
         if self.kind == "attention over all time":
@@ -208,7 +208,7 @@ class Refused(nn.Module):
         if self.kind == "data dependent":
             return self.inner(x) if x.sum() > 0 else x
         if self.kind == "last frames":
-            return self.inner(x[:, -3:])  # type: ignore[no-any-return]
+            return self.inner(x[:, -3:])
         raise AssertionError(self.kind)
 
 

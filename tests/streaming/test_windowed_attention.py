@@ -24,21 +24,21 @@ def window(frames: int, width: int, ahead: int = 0) -> torch.Tensor:
     return (distance >= -ahead) & (distance < width)
 
 
-def attend(s: Any, x: torch.Tensor, *, ahead: int = 0) -> torch.Tensor:
+def attend(s: Any, x: torch.Tensor, *, ahead: int = 0) -> Any:
     q, k, v = s.qkv(x).chunk(3, dim=-1)
     scores = q @ k.transpose(1, 2) / 2
     scores = scores.masked_fill(~window(x.shape[1], 5, ahead), float("-inf"))
     return torch.softmax(scores, dim=-1) @ v
 
 
-def heads(s: Any, x: torch.Tensor) -> torch.Tensor:
+def heads(s: Any, x: torch.Tensor) -> Any:
     b, t = x.shape[0], x.shape[1]
     q, k, v = s.qkv(x).reshape(b, t, 3, 2, 2).permute(2, 0, 3, 1, 4).unbind(0)
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=window(t, 6))
     return y.transpose(1, 2).reshape(b, t, 4)
 
 
-def relative_bias(s: Any, x: torch.Tensor) -> torch.Tensor:
+def relative_bias(s: Any, x: torch.Tensor) -> Any:
     distance = distances(x.shape[1])
     q, k, v = s.qkv(x).chunk(3, dim=-1)
     scores = q @ k.transpose(1, 2) / 2 + s.bias[distance.clamp(0, 6)]
@@ -46,7 +46,7 @@ def relative_bias(s: Any, x: torch.Tensor) -> torch.Tensor:
     return scores.softmax(-1) @ v
 
 
-def linear_bias(s: Any, x: torch.Tensor) -> torch.Tensor:
+def linear_bias(s: Any, x: torch.Tensor) -> Any:
     distance = distances(x.shape[1])
     allowed = (distance >= 0) & (distance < 5)
     mask = torch.where(allowed, -0.3 * distance.float(), torch.tensor(float("-inf")))
@@ -54,19 +54,19 @@ def linear_bias(s: Any, x: torch.Tensor) -> torch.Tensor:
     return (q @ k.transpose(1, 2) / 2 + mask).softmax(-1) @ v
 
 
-def stored_mask(s: Any, x: torch.Tensor) -> torch.Tensor:
+def stored_mask(s: Any, x: torch.Tensor) -> Any:
     t = x.shape[1]
     q, k, v = s.qkv(x).chunk(3, dim=-1)
     return (q @ k.transpose(1, 2) + s.mask[:t, :t]).softmax(-1) @ v
 
 
-def triangles(s: Any, x: torch.Tensor) -> torch.Tensor:
+def triangles(s: Any, x: torch.Tensor) -> Any:
     q, k, v = s.qkv(x).chunk(3, dim=-1)
     band = torch.ones(x.shape[1], x.shape[1]).tril().triu(-4)
     return (q @ k.transpose(1, 2)).masked_fill(band == 0, -1e9).softmax(-1) @ v
 
 
-def rotary(s: Any, x: torch.Tensor) -> torch.Tensor:
+def rotary(s: Any, x: torch.Tensor) -> Any:
     t = x.shape[1]
     angle = torch.arange(t).float()[:, None] * torch.tensor([1.0, 0.1])[None]
 
@@ -79,13 +79,13 @@ def rotary(s: Any, x: torch.Tensor) -> torch.Tensor:
     return scores.masked_fill(~window(t, 5), -1e9).softmax(-1) @ v
 
 
-def einsums(s: Any, x: torch.Tensor) -> torch.Tensor:
+def einsums(s: Any, x: torch.Tensor) -> Any:
     q, k, v = s.qkv(x).chunk(3, dim=-1)
     scores = torch.einsum("btd,bsd->bts", q, k).masked_fill(~window(x.shape[1], 5), -1e9)
     return torch.einsum("bts,bsd->btd", scores.softmax(-1), v)
 
 
-def per_query_scale(s: Any, x: torch.Tensor) -> torch.Tensor:
+def per_query_scale(s: Any, x: torch.Tensor) -> Any:
     q, k, v = s.qkv(x).chunk(3, dim=-1)
     scores = q @ k.transpose(1, 2) * torch.sigmoid(x.mean(-1, keepdim=True))
     scores = scores + x.mean(-1).unsqueeze(1)  # and a bias per key
@@ -119,7 +119,7 @@ def test_causal_window(name: str) -> None:
 
 @pytest.mark.parametrize("need_weights", [False, True])
 def test_multi_head_attention(need_weights: bool) -> None:
-    def body(s: Any, x: torch.Tensor) -> torch.Tensor:
+    def body(s: Any, x: torch.Tensor) -> Any:
         mask = ~window(x.shape[1], 4)
         out: torch.Tensor = s.a(x, x, x, attn_mask=mask, need_weights=need_weights)[0]
         return out
@@ -155,7 +155,7 @@ def test_after_a_symmetric_convolution() -> None:
 @pytest.mark.parametrize("order", ["after", "before"])
 @pytest.mark.parametrize("ahead", [0, 2])
 def test_beside_a_stride(order: str, ahead: int) -> None:
-    def body(s: Any, x: torch.Tensor) -> torch.Tensor:
+    def body(s: Any, x: torch.Tensor) -> Any:
         def down(y: torch.Tensor) -> torch.Tensor:
             z: torch.Tensor = s.down(F.pad(y.transpose(1, 2), (1, 0))).transpose(1, 2)
             return z
@@ -164,7 +164,7 @@ def test_beside_a_stride(order: str, ahead: int) -> None:
             y = attend(s, down(x), ahead=ahead)
         else:
             y = down(attend(s, x, ahead=ahead))
-        return s.up(y.transpose(1, 2)).transpose(1, 2)  # type: ignore[no-any-return]
+        return s.up(y.transpose(1, 2)).transpose(1, 2)
 
     net = Net(
         body,
@@ -176,7 +176,7 @@ def test_beside_a_stride(order: str, ahead: int) -> None:
 
 
 def test_per_band() -> None:
-    def body(s: Any, x: torch.Tensor) -> torch.Tensor:  # [batch, frames, bands, features]
+    def body(s: Any, x: torch.Tensor) -> Any:  # [batch, frames, bands, features]
         b, t, f = x.shape[0], x.shape[1], x.shape[2]
         y = attend(s, x.permute(0, 2, 1, 3).reshape(b * f, t, 5))
         return y.reshape(b, f, t, 4).permute(0, 2, 1, 3)
@@ -185,7 +185,7 @@ def test_per_band() -> None:
 
 
 def test_over_bands_needs_no_window() -> None:
-    def body(s: Any, x: torch.Tensor) -> torch.Tensor:
+    def body(s: Any, x: torch.Tensor) -> Any:
         b, t, f = x.shape[0], x.shape[1], x.shape[2]
         q, k, v = s.qkv(x.reshape(b * t, f, 5)).chunk(3, dim=-1)
         return F.scaled_dot_product_attention(q, k, v).reshape(b, t, f, 4)

@@ -1,0 +1,56 @@
+"""Every network of the gallery through streamify, and through w8a8 to the engines."""
+
+from __future__ import annotations
+
+import resource
+import time
+
+import pytest
+import torch
+
+import spectral_edge as se
+from tests.streaming.gallery.catalogue import GALLERY
+from tests.streaming.support import assert_law, randomised
+
+LENGTHS = (1, 5, 70)  # in steps
+QUICK = ("deep filter", "dtln", "fsmn", "kwt", "rnnoise", "svdf", "tcn")  # the rest is slow
+
+
+def names(*, quick: bool) -> list[object]:
+    slow = [pytest.param(n, marks=pytest.mark.slow) for n in GALLERY if n not in QUICK]
+    return [*QUICK, *slow] if quick else [pytest.param(n, marks=pytest.mark.slow) for n in GALLERY]
+
+
+@pytest.mark.parametrize("name", names(quick=True))
+def test_float_parity(name: str) -> None:
+    torch.manual_seed(0)
+    entry = GALLERY[name]()
+    model = randomised(entry.model)
+    start = time.perf_counter()
+    program = se.streamify(model, entry.example, entry.time_dim)
+    seconds = time.perf_counter() - start
+    assert (program.delay, program.hop_multiple) == (entry.delay, entry.hop_multiple)
+    worst = max(
+        assert_law(model, program, entry.example, LENGTHS, seed=seed, batch=2) for seed in (1, 2)
+    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    parameters = sum(p.numel() for p in model.parameters())
+    print(
+        f"{name}: {parameters} parameters, {program.node_count} nodes, "
+        f"{program.state_elements} state values, delay {program.delay}, error {worst:.1e}, "
+        f"{seconds:.1f} s, peak {peak:.0f} MiB"
+    )
+
+
+@pytest.mark.slow
+def test_no_drift_over_10_000_hops() -> None:
+    torch.manual_seed(0)
+    entry = GALLERY["gru mask"]()
+    model = randomised(entry.model)
+    program = se.streamify(model, entry.example, entry.time_dim)
+    assert_law(model, program, entry.example, (10_000,))
+
+
+def test_the_gtcrn_class_network_has_the_published_size() -> None:
+    parameters = sum(p.numel() for p in GALLERY["gtcrn"]().model.parameters())
+    assert 23_000 <= parameters <= 25_000
