@@ -31,11 +31,17 @@ class Net(nn.Module):
     def forward(self, x: torch.Tensor) -> Any:
         return self.body(self, x)
 
+    def part(self, name: str) -> Any:
+        """Return a submodule or tensor."""
+        return getattr(self, name)
+
 
 def randomised(model: nn.Module) -> nn.Module:
     """Give batch norms running statistics that matter, and return the model in eval mode."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             nn.init.normal_(module.running_mean)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
             nn.init.normal_(module.bias)

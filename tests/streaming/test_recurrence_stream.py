@@ -68,7 +68,7 @@ def test_initial_hidden_vector_is_a_parameter() -> None:
     )
     program = streams(net, torch.randn(1, 8, 5), 1)
     (state,) = program.states.values()
-    assert torch.allclose(torch.from_numpy(state.initial), net.h.detach()[0])
+    assert torch.allclose(torch.from_numpy(state.initial), net.part("h").detach()[0])
 
 
 def test_lstm_starts_from_two_parameters_or_from_zeros() -> None:

@@ -46,7 +46,7 @@ class Halved(nn.Module):
 
 def test_parametrised_recurrence() -> None:
     net = Net(lambda s, x: s.r(x)[0], r=nn.GRU(5, 6, batch_first=True))
-    parametrize.register_parametrization(net.r, "weight_hh_l0", Halved())
+    parametrize.register_parametrization(net.part("r"), "weight_hh_l0", Halved())
     streams(net, torch.randn(1, 8, 5), 1)
 
 
@@ -217,5 +217,5 @@ def test_other_initial_states_are_where_the_stream_starts() -> None:
     clip, hidden = torch.randn(2, 9, 5), torch.randn(2, 6)
     with torch.no_grad():
         got = torch.cat([y[0] for y, _ in unroll(program, [clip], (hidden,))], 1)
-        want = net.r(clip, hidden[None])[0]
+        want = net.part("r")(clip, hidden[None])[0]
     assert torch.allclose(got, want, atol=1e-6)

@@ -35,6 +35,8 @@ def assert_stream_equals_clip(
 def randomise_norms(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             nn.init.normal_(module.running_mean)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
             nn.init.normal_(module.bias)
@@ -111,6 +113,7 @@ def test_initial_state_is_what_padding_makes_of_it() -> None:
     model = PadThenSigmoid().eval()
     program = se.streamify(model, torch.randn(1, 2, 9), 2)
     (state,) = program.states.values()
+    assert model.point.bias is not None
     bias = torch.sigmoid(model.point.bias).detach()
     assert torch.allclose(torch.from_numpy(state.initial)[0], bias[:, None].expand(4, 4))
     assert_stream_equals_clip(model, program, [3, 2, 0], 2, 11)
@@ -193,7 +196,7 @@ class Refused(nn.Module):
         self.kind = kind
         self.inner = nn.Linear(4, 4)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [batch, frames, 4]
+    def forward(self, x: torch.Tensor) -> Any:  # [batch, frames, 4]
         if self.kind == "mean over time":
             return self.inner(x - x.mean(dim=1, keepdim=True))
         if self.kind == "softmax over time":

@@ -20,8 +20,8 @@ class SubSpectralNorm(nn.Module):
         b, c, t, f = x.shape
         y = x.reshape(b, c, t, self.groups, f // self.groups).transpose(2, 3)
         y = self.norm(y.reshape(b, c * self.groups, t, f // self.groups))
-        y = y.reshape(b, c, self.groups, t, f // self.groups).transpose(2, 3)
-        return y.reshape(b, c, t, f)
+        z: torch.Tensor = y.reshape(b, c, self.groups, t, f // self.groups).transpose(2, 3)
+        return z.reshape(b, c, t, f)
 
 
 class Block(nn.Module):

@@ -13,8 +13,8 @@ class InstantNorm(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.gain, self.bias = (nn.Parameter(torch.ones(channels)),)
-        nn.Parameter(torch.zeros(channels))
+        self.gain = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         mean = x.mean(dim=-1, keepdim=True)

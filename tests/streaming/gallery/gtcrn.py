@@ -19,6 +19,9 @@ LOW, BANDS = 65, 129  # bins kept as they are; bands after the filter bank
 class Erb(nn.Module):
     """Triangular bands above the lowest bins, as fixed linear layers there and back."""
 
+    bank: torch.Tensor
+    back: torch.Tensor
+
     def __init__(self, bins: int = 257) -> None:
         super().__init__()
         high = bins - LOW

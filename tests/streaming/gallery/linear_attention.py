@@ -13,11 +13,8 @@ class Layer(nn.Module):
     def __init__(self, width: int, heads: int = 2) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv, self.out, self.norm = (
-            nn.Linear(width, 3 * width),
-            nn.Linear(width, width),
-        )
-        nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         b, t, c = x.shape

@@ -34,7 +34,7 @@ class TimeMix(nn.Module):
         State = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
         def cell(frame: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
-            key, value = frame.split([width, width], dim=1)
+            key, value = frame.chunk(2, dim=1)
             top, bottom, peak = state
             now = torch.maximum(peak, key + bonus)
             a, b = torch.exp(peak - now), torch.exp(key + bonus - now)

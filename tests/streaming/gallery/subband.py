@@ -25,7 +25,7 @@ class FullSub(nn.Module):
         around = F.unfold(x, (1, 2 * NEIGHBOURS + 1), padding=(0, NEIGHBOURS))
         units = torch.cat([around.reshape(b, -1, t, f), whole], dim=1)  # [b, 6, t, f]
         units = units.permute(0, 3, 2, 1).reshape(b * f, t, -1)
-        y = self.head(self.sub(units)[0]).reshape(b, f, t, 2)
+        y: torch.Tensor = self.head(self.sub(units)[0]).reshape(b, f, t, 2)
         return y.permute(0, 3, 2, 1)
 
 
