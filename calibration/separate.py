@@ -2,19 +2,18 @@
 
 Engines round the same integer sum with different arithmetic: float32, 21-bit multipliers, doubled
 31-bit products. Where a value lies within about 1e-5 of k + 1/2 they disagree by one code, and a
-deep
-recurrent network enlarges one such flip until nothing agrees. But what is rounded is an integer
-times
-a ratio of scales. When that ratio is r/q with an *odd* q, every value is a multiple of 1/q, so
-none is
-closer to a boundary than 1/(2q): thousands of times the error of any kernel. All engines, and torch
-with float32 sums, then give the same integers.
+deep recurrent network enlarges one such flip until nothing agrees. But what is rounded is an
+integer times a ratio of scales. When that ratio is r/q with an *odd* q, every value is a multiple
+of 1/q, so none is closer to a boundary than 1/(2q): far more than the error of a kernel that
+rounds once. Such engines, and torch with float32 sums, then give the same integers.
 
 - Convolutions and linear layers: the weight scale of each channel moves (by at most 5 %) so that
   s_x · s_w / s_y = r/q.
 - Sums: all tensors joined by sums take odd multiples of one power of two as scales (at most 3 %
-more).
+  more).
 - Products: the scale of the result moves (by at most 5 %).
+
+Kernels that round twice (tflite-runtime 2.14) still differ by a code now and then.
 """
 
 from __future__ import annotations

@@ -207,6 +207,8 @@ def _check_weighted(module: nn.Module, node: fx.Node) -> None:
     assert not constant(module, bias_zeros).any()
     input_scale = torch.tensor(pair_of(x).scale, dtype=torch.float32)
     expected = input_scale * constant(module, scales)
+    groups = constant(module, bias_scales).numel() // expected.numel()
+    expected = expected.repeat(groups)  # transposed convolution: channels of one group
     assert torch.equal(constant(module, bias_scales), expected)
     assert all(user.target is QUANTIZE or _is_clamp(user) for user in node.users)
 
@@ -216,9 +218,10 @@ def _is_clamp(node: fx.Node) -> bool:
 
 
 def _check_movement(node: fx.Node) -> None:
-    sources = {pair_of(n) for n in node.all_input_nodes if n.target is DEQUANTIZE}
-    if not sources:
-        return  # integers
+    tensors = [n for n in node.all_input_nodes if n.op != "get_attr"]
+    if any(n.target is not DEQUANTIZE for n in tensors):
+        return  # integers, conditions, exact states
+    sources = {pair_of(n) for n in tensors}
     results = list(node.users)
     if all(u.target is operator.getitem for u in results):
         results = [u for user in results for u in user.users]
