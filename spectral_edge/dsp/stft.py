@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import fft
-from .qformat import OLA_FRACTION, OLA_MAX, Ints, bit_length, clamp, rdm, rsh
+from .qformat import OLA_FRACTION, OLA_MAX, Ints, bit_length, rdm, rsh
 from .tables import StftTables
 
 __all__ = ["analyse", "frames_of", "overlap_add"]
@@ -66,7 +66,7 @@ def overlap_add(re: Ints, im: Ints, e: Ints, tables: StftTables, memory: Ints) -
     parts = contributions(re, im, e, tables)
     pcm = np.empty((len(parts), hop), np.int16)
     for t, part in enumerate(parts):
-        memory[:] = clamp(memory + part, OLA_MAX)
+        memory[:] = np.clip(memory + part, -OLA_MAX - 1, OLA_MAX)
         pcm[t] = np.clip(rsh(memory[:hop], OLA_FRACTION), -32768, 32767)
         memory[:-hop] = memory[hop:]
         memory[-hop:] = 0

@@ -55,7 +55,7 @@ static void fill_general(const circle *c, int r, int m, int32_t *tw) {
 /* One stage: which loop, how many twiddles, and (unless measuring) the twiddles themselves. */
 static void plan_stage(se_arena *arena, const circle *c, const se_kernels *k, int r, int m, int s,
                        se_stage *stage) {
-    const int first = s == 1 && r == 4 && k->first4, pair = s == 4 && k->pair[r];
+    const int first = s == 1 && r == 4, pair = s == 4 && k->pair[r];
     const int count = first  ? 6 * SE_FIRST4_PLANE(m)
                       : pair ? 8 * (r - 1) * ((m + 1) & ~1) + 1
                              : 2 * (r - 1) * m;
@@ -155,7 +155,7 @@ void se_fft_forward(se_fft *fft, const int32_t *v, int32_t *re, int32_t *im) {
 
 int se_fft_load_spectrum(const se_fft *fft, const int32_t *re, const int32_t *im) {
     const int bins = fft->n / 2 + 1;
-    const uint64_t sum = 2 * (fft->k->spectrum_sum(re, bins) + fft->k->spectrum_sum(im, bins));
+    const uint64_t sum = 2 * fft->k->spectrum_sum(re, im, bins);
     const int shift = sum ? se_max(se_bitlen64(sum + (sum >> 10)) - 29, -29) : 0;
     fft->k->unsplit(re, im, fft->ar, fft->ai, bins - 1, shift, fft->cosine, fft->sine);
     return shift;

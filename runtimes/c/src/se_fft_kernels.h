@@ -160,7 +160,6 @@ SE_PAIR(4)
 SE_PAIR(5)
 #endif
 
-#if VL > 1
 /* Radix 4 at s == 1: lanes run over p; twiddles are six planes of `plane` values. */
 static void first4(const int32_t *xr, const int32_t *xi, int32_t *yr, int32_t *yi, int m, int s,
                    const int32_t *tw) {
@@ -178,7 +177,6 @@ static void first4(const int32_t *xr, const int32_t *xi, int32_t *yr, int32_t *y
         vi_store4(yi + 4 * p, y[0].i, y[1].i, y[2].i, y[3].i);
     }
 }
-#endif
 
 /* Bins k and m-k of the real transform from the same two of the complex one. */
 static inline void split_at(const int32_t *zr, const int32_t *zi, int32_t *re, int32_t *im, int m,
@@ -200,7 +198,7 @@ static inline void split_at(const int32_t *zr, const int32_t *zi, int32_t *re, i
 static void split(const int32_t *zr, const int32_t *zi, int32_t *re, int32_t *im, int m,
                   const int32_t *cos, const int32_t *sin) {
     const int last = m / 2; /* k = 1 ... last, the partner m-k covers the rest */
-    for (int k = 1; k + VL <= last + 1; k += VL) split_at(zr, zi, re, im, m, k, cos, sin);
+    SE_UNROLL for (int k = 1; k + VL <= last + 1; k += VL) split_at(zr, zi, re, im, m, k, cos, sin);
     split_at(zr, zi, re, im, m, last + 1 - VL, cos, sin);
     re[0] = zr[0] + zi[0];
     re[m] = zr[0] - zi[0];
@@ -232,7 +230,13 @@ static void unsplit(const int32_t *re, const int32_t *im, int32_t *zr, int32_t *
                     int shift, const int32_t *cos, const int32_t *sin) {
     const int last = m / 2;
     int32_t low, high;
-    for (int k = 1; k + VL <= last + 1; k += VL) unsplit_at(re, im, zr, zi, m, k, shift, cos, sin);
+    if (shift > 0) { /* the branch taken once, not per value */
+        SE_UNROLL for (int k = 1; k + VL <= last + 1; k += VL)
+            unsplit_at(re, im, zr, zi, m, k, shift, cos, sin);
+    } else {
+        SE_UNROLL for (int k = 1; k + VL <= last + 1; k += VL)
+            unsplit_at(re, im, zr, zi, m, k, shift, cos, sin);
+    }
     unsplit_at(re, im, zr, zi, m, last + 1 - VL, shift, cos, sin);
     low = shift > 0 ? se_rsh(re[0], shift) : se_shl(re[0], -shift);
     high = shift > 0 ? se_rsh(re[m], shift) : se_shl(re[m], -shift);

@@ -32,7 +32,7 @@ typedef struct se_quantizer {
 typedef struct se_kernels {
     const char *name;
     int lanes;
-    se_stage_fn first4;   /* radix 4 at s == 1; NULL: use stage[4] */
+    se_stage_fn first4;   /* radix 4 at s == 1 */
     se_stage_fn pair[6];  /* s == 4 with 8 lanes, by radix; NULL where not needed */
     se_stage_fn stage[6]; /* s a multiple of lanes, by radix 2, 3, 4, 5 */
     void (*split)(const int32_t *zr, const int32_t *zi, int32_t *re, int32_t *im, int m,
@@ -42,7 +42,7 @@ typedef struct se_kernels {
     uint64_t (*weighted_peak)(const int16_t *x, const int32_t *weight_even,
                               const int32_t *weight_odd, int half);
     uint64_t (*energy)(const int16_t *x, int n);
-    uint64_t (*spectrum_sum)(const int32_t *v, int n);
+    uint64_t (*spectrum_sum)(const int32_t *re, const int32_t *im, int n);
     void (*unzip)(const int32_t *v, int32_t *even, int32_t *odd, int half);
     void (*zip)(const int32_t *even, const int32_t *odd, int32_t *v, int half);
     void (*window)(const int16_t *x, const int32_t *even, const int32_t *odd, int32_t *vr,

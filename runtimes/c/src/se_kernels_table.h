@@ -11,14 +11,9 @@
 #else
 #define SE_PAIRS {0}
 #endif
-#if VL > 1
-#define SE_FIRST4 first4
-#else
-#define SE_FIRST4 0
-#endif
 
 const se_kernels SE_TABLE = {
-    SE_NAME,       VL,      SE_FIRST4, SE_PAIRS, {0, 0, stage2, stage3, stage4, stage5},
+    SE_NAME,       VL,      first4,    SE_PAIRS, {0, 0, stage2, stage3, stage4, stage5},
     split,         unsplit, weighted_peak, energy, spectrum_sum, unzip,    zip,     window, overlap_add, compress,
     quantize,      expand,  mask_bias, complex_mask, gain,
 };

@@ -349,7 +349,7 @@ static inline vi vi_andnot(vi mask, vi b) { return ~mask & b; }
 static inline vi vi_or(vi a, vi b) { return a | b; }
 static inline vi vi_min(vi a, vi b) { return se_min(a, b); }
 static inline vi vi_max(vi a, vi b) { return se_max(a, b); }
-static inline vi vi_abs(vi a) { return (int32_t)se_abs(a); }
+static inline vi vi_abs(vi a) { return se_sub(a ^ se_sra(a, 31), se_sra(a, 31)); }
 static inline vi vi_eq(vi a, vi b) { return -(a == b); }
 static inline vi vi_select(vi mask, vi a, vi b) { return mask ? a : b; }
 static inline vi vi_sra(vi v, int n) { return se_sra(v, n); }
@@ -386,7 +386,22 @@ static inline void vi_zip(vi a, vi b, vi *first, vi *second) {
     *first = a;
     *second = b;
 }
+static inline void vi_store4(int32_t *y, vi a, vi b, vi c, vi d) {
+    y[0] = a;
+    y[1] = b;
+    y[2] = c;
+    y[3] = d;
+}
 #endif
+
+/* Hold within 31 bits: -2^30 ... 2^30 - 1. */
+static inline vi vi_sat31(vi v) {
+#if VL == 1
+    return se_sat31(v);
+#else
+    return vi_min(vi_max(v, vi_set(-(1 << 30))), vi_set((1 << 30) - 1));
+#endif
+}
 
 static inline vi vi_clamp(vi v, int32_t limit) { return vi_min(vi_max(v, vi_set(-limit)), vi_set(limit)); }
 

@@ -99,12 +99,14 @@ int se_stft_push(se_stft *t, const int16_t *pcm, int32_t *re, int32_t *im) {
 void se_stft_pull(se_stft *t, const int32_t *re, const int32_t *im, int e, int16_t *pcm) {
     const int shift = se_fft_load_spectrum(t->fft, re, im);
     const size_t kept = (size_t)(t->n - t->hop);
+    const int32_t *const overlap = t->overlap;
+    const int hop = t->hop;
     int32_t *yr, *yi;
     se_fft_run(t->fft, 1, &yr, &yi);
     t->k->overlap_add(yr, yi, t->dual_even, t->dual_odd, t->overlap, t->n / 2,
                       e - shift - SE_OLA_FRACTION + t->dual_exponent);
-    for (int i = 0; i < t->hop; i++)
-        pcm[i] = (int16_t)se_clamp(se_rsh(t->overlap[i], SE_OLA_FRACTION), INT16_MIN, INT16_MAX);
+    SE_UNROLL for (int i = 0; i < hop; i++)
+        pcm[i] = (int16_t)se_sat16(se_rsh(overlap[i], SE_OLA_FRACTION));
     memmove(t->overlap, t->overlap + t->hop, kept * sizeof(int32_t));
     memset(t->overlap + kept, 0, (size_t)t->hop * sizeof(int32_t));
 }
