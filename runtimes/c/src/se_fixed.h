@@ -32,8 +32,11 @@ static inline int32_t se_clamp(int32_t v, int32_t lo, int32_t hi) { return se_mi
 
 /* Saturate to 16 and to 31 bits: one instruction on ARM. */
 #if defined(__ARM_FEATURE_SAT) && !defined(__aarch64__)
-static inline int32_t se_sat16(int32_t v) { return (int32_t)__ssat(v, 16); }
-static inline int32_t se_sat31(int32_t v) { return (int32_t)__ssat(v, 31); }
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wsign-conversion" /* inside the compiler's own macro */
+static inline int32_t se_sat16(int32_t v) { return __ssat(v, 16); }
+static inline int32_t se_sat31(int32_t v) { return __ssat(v, 31); }
+#pragma GCC diagnostic pop
 #else
 static inline int32_t se_sat16(int32_t v) { return se_clamp(v, INT16_MIN, INT16_MAX); }
 static inline int32_t se_sat31(int32_t v) { return se_clamp(v, -(1 << 30), (1 << 30) - 1); }
