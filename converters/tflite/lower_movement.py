@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from .layout import channels_last
 from .lower_conv import as_image, from_image
 from .lowering import Call, Lowering, lowers
@@ -36,19 +38,25 @@ def lower_view(low: Lowering, call: Call) -> Value | Const:
     return viewed(low, operand, call.shape)
 
 
-@lowers("aten.permute", "aten.transpose", "aten.t", moves=True)
+@lowers(
+    "aten.permute",
+    "aten.transpose",
+    "aten.t",
+    "aten.movedim",
+    "aten.moveaxis",
+    "aten.swapaxes",
+    "aten.swapdims",
+    "aten.numpy_T",
+    "aten.mT",
+    moves=True,
+)
 def lower_permute(low: Lowering, call: Call) -> Value | Const:
     """Only the layout changes; no operator."""
     operand = _source(call)
-    rank = len(operand.shape)
-    if call.op == "aten.permute":
-        order = tuple(int(d) % rank for d in call["dims"])
-    else:
-        a, b = (0, 1) if call.op == "aten.t" else (call["dim0"] % rank, call["dim1"] % rank)
-        swapped = list(range(rank))
-        if rank > 1:
-            swapped[a], swapped[b] = swapped[b], swapped[a]
-        order = tuple(swapped)
+    # axes of different sizes show where each one goes
+    probe = torch.empty([2 + i for i in range(len(operand.shape))], device="meta")
+    moved = call.node.target(probe, *list(call.args.values())[1:])  # type: ignore[operator]
+    order = tuple(n - 2 for n in moved.shape)
     if isinstance(operand, Const):
         return operand.transposed(order)
     perm = tuple(order.index(p) for p in operand.perm)

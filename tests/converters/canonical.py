@@ -36,6 +36,7 @@ MOVES = [
     "reshape",
     "permute",
     "transpose",
+    "movedim",
     "squeeze",
     "unsqueeze",
     "select",

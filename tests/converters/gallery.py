@@ -171,6 +171,7 @@ CASES: dict[str, Case] = {
     "view_heads": function(lambda x: x.view(1, 4, 4, 6, 20)),
     "flatten": function(lambda x: x.flatten(1)),
     "permute": function(lambda x: x.permute(0, 3, 1, 2)),
+    "movedim": function(lambda x: x.movedim(1, 3)),
     "transpose": function(lambda x: x.transpose(1, 2)),
     "squeeze": Case(lambda: Lambda(lambda x: x.squeeze(2)), ((1, 16, 1, 20),)),
     "expand": Case(lambda: Lambda(lambda x: x.expand(1, 16, 3, 20)), ((1, 16, 1, 20),)),
