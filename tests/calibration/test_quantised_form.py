@@ -23,7 +23,11 @@ from tests.calibration.step_programs import (
     step_program,
     toy_program,
 )
-from tests.tolerances import ONNXRUNTIME_CODES_EQUAL, W8A8_OPS_SQNR_DB
+from tests.tolerances import (
+    ONNXRUNTIME_CODES_EQUAL,
+    ONNXRUNTIME_CODES_EQUAL_WITH_TIES,
+    W8A8_OPS_SQNR_DB,
+)
 
 Forward = Callable[..., Any]
 
@@ -96,7 +100,6 @@ ON_ENGINE = (
     "conv1d",
     "matmul",
     "constants",
-    "scalars",
     "cat with a constant",
     "sigmoid in a cat",
 )
@@ -109,6 +112,16 @@ def test_onnx_runtime_gives_the_same_codes(name: str) -> None:
     quantised = se.quantize(program, [noise(program, 30, 4)], recipe={"name": "t", **MINMAX})
     share, worst = onnxruntime_codes(quantised, steps=10)
     assert share >= ONNXRUNTIME_CODES_EQUAL
+    assert worst <= 1
+
+
+def test_a_number_between_two_sums_may_tie() -> None:
+    """The one case that scales cannot separate: x · 2 with both scales bound by sums."""
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    program = step_program(Ops(STATELESS["scalars"]), [(1, 4, 1, 8)])
+    quantised = se.quantize(program, [noise(program, 30, 4)], recipe={"name": "t", **MINMAX})
+    share, worst = onnxruntime_codes(quantised, steps=10)
+    assert share >= ONNXRUNTIME_CODES_EQUAL_WITH_TIES
     assert worst <= 1
 
 
