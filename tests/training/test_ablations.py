@@ -12,6 +12,7 @@ import torch
 
 from spectral_edge.errors import SpecError
 from spectral_edge.training.ablation_dsm import _spectrum_sqnr
+from spectral_edge.training.ablation_page import load_table, results_page
 from spectral_edge.training.ablation_saf import TOY, Spectra, si_sdr
 from spectral_edge.training.ablations import (
     EXPERIMENTS,
@@ -121,3 +122,18 @@ def test_spectra_come_back(exponent: float) -> None:
     spectra = Spectra(TOY, exponent)
     back = spectra.wave(spectra.features(wave)[:, 1:], wave.shape[1])
     assert (si_sdr(back, wave) > 50).all()
+
+
+def test_page_of_results(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="holds no ablation table"):
+        results_page(tmp_path)
+    row = Row("a", [1.0], 1.0, 0.0, 10, 20, 0.5, None, {})
+    table = AblationTable("S1", "why?", "dB", "toy", 1, [row], 1.0)
+    table.write(tmp_path)
+    assert load_table(tmp_path / "S1.json") == table
+    page = results_page(tmp_path)
+    assert "### S1: why?" in page
+    assert "Not run for this page: S2" in page
+    (tmp_path / "S2.json").write_text("{}")
+    with pytest.raises(SpecError, match=r"S2\.json is no ablation table"):
+        results_page(tmp_path)
