@@ -137,7 +137,7 @@ def calibrate(
         progress: called after every hop.
 
     Raises:
-        CalibrationError: a tensor was never reached or is not finite.
+        CalibrationError: a tensor was never reached, or an output is not finite.
     """
     module = program.module
     activations = quantizers(module)
@@ -150,7 +150,8 @@ def calibrate(
             if number:
                 for quantizer in activations:
                     quantizer.observer.next_pass()
-            for members, _, _ in rollout(program, streams, width):
+            for members, outputs, _ in rollout(program, streams, width):
+                _check_finite(program, outputs)
                 done += len(members)
                 if progress is not None:
                     progress("calibrate", done, total)
@@ -161,6 +162,15 @@ def calibrate(
         mask.start_from_observer(MASK_MARGIN + high - low)  # covers the best score under the mask
     _start_weights(module)
     set_mode(module, Mode.QUANTIZE)
+
+
+def _check_finite(program: StepProgram, outputs: Sequence[Tensor]) -> None:
+    for spec, output in zip(program.outputs, outputs, strict=True):
+        if output.is_floating_point() and not bool(torch.isfinite(output).all()):
+            raise CalibrationError(
+                f"output {spec.name!r} of the float program has NaN or infinite values on the "
+                "calibration sequences: look at their scale, or at the model"
+            )
 
 
 def _start_weights(module: fx.GraphModule) -> None:

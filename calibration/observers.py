@@ -7,6 +7,7 @@ No moving average anywhere: averaging the extremes of single frames clips the lo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from math import inf
 
 import torch
 from torch import Tensor
@@ -27,22 +28,30 @@ class Observer(ABC):
     """Collects values and recommends a range. Needs :attr:`passes` passes over the same data.
 
     Values up to :data:`MASKED` are marks, not numbers: they set :attr:`masked` and nothing else.
+    Values that are not finite are ignored: some ops give them in the warm-up of a program with
+    lookahead, where nobody reads them.
     """
 
     passes: int = 1
     masked: bool = False
 
     def observe(self, x: Tensor) -> None:
-        """Take in every value of ``x`` (any shape, floating point) that is not a mask."""
-        if x.numel() and bool(x.min() <= MASKED):
-            self.masked = True
-            x = x[x > MASKED]
-        if x.numel():
-            self.update(x)
+        """Take in every value of ``x`` (any shape, floating point) that is a number."""
+        if not x.numel():
+            return
+        low, high = torch.aminmax(x)
+        smallest, largest = float(low), float(high)
+        if not (smallest > MASKED and largest < inf):  # also when there is NaN
+            self.masked |= bool((x <= MASKED).any())
+            x = x[(x > MASKED) & (x < inf)]
+            if not x.numel():
+                return
+            smallest, largest = (float(v) for v in torch.aminmax(x))
+        self.update(x, smallest, largest)
 
     @abstractmethod
-    def update(self, x: Tensor) -> None:
-        """Take in every value of ``x``, which is not empty."""
+    def update(self, x: Tensor, low: float, high: float) -> None:
+        """Take in ``x``, which is not empty and lies in [low, high]."""
 
     def next_pass(self) -> None:
         """Say that the data starts again."""
@@ -61,23 +70,20 @@ class MinMaxObserver(Observer):
     """The smallest and the largest value ever seen."""
 
     def __init__(self) -> None:
-        self.low: Tensor | None = None
-        self.high: Tensor | None = None
+        self.low = inf
+        self.high = -inf
 
-    def update(self, x: Tensor) -> None:
-        """Extend the range by ``x``."""
-        low, high = torch.aminmax(x)
-        if self.low is not None and self.high is not None:
-            low, high = torch.minimum(self.low, low), torch.maximum(self.high, high)
-        self.low, self.high = low, high
+    def update(self, x: Tensor, low: float, high: float) -> None:
+        """Extend the range by [low, high]."""
+        self.low, self.high = min(self.low, low), max(self.high, high)
 
     def range(self) -> tuple[float, float]:
         """Return the extremes."""
-        if self.low is None or self.high is None:
+        if self.low > self.high:
             raise CalibrationError(
                 "no value was seen: calibration did not reach this part of the program"
             )
-        return float(self.low), float(self.high)
+        return self.low, self.high
 
 
 class HistogramObserver(Observer):
@@ -102,10 +108,10 @@ class HistogramObserver(Observer):
         self.counts: Tensor | None = None
         self.bounds = (0.0, 0.0)
 
-    def update(self, x: Tensor) -> None:
+    def update(self, x: Tensor, low: float, high: float) -> None:
         """Extend the range (first pass) or count into bins (second pass)."""
         if self.counts is None:
-            self.extremes.update(x)
+            self.extremes.update(x, low, high)
         elif self.bounds[1] > self.bounds[0]:
             low, high = self.bounds
             position = (x.flatten().float() - low) * (BINS / (high - low))
