@@ -55,12 +55,10 @@ def held_last(ctx: Rewriter, value: Value) -> Value:
         raise refusal(
             value.clip, "it repeats the last frame at several frames per hop", "pad with zeros"
         )
-    val = value.clip.meta["val"]
-    shape = [1 if n == -1 else n for n in ctx.step_shape(val)]
-    state = ctx.remember(lambda _: torch.zeros(shape, dtype=val.dtype))
+    kept = ctx.keep_frame(value)
     valid = _inside_clip(ctx, value, at_start=False, at_end=True)
-    node = ctx.emit(_aten.where.self, (valid, value.node, state.node))
-    state.following = node
+    node = ctx.emit(_aten.where.self, (valid, value.node, kept.node))
+    kept.becomes(node)
     return replace(value, node=node)
 
 

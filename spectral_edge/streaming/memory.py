@@ -38,6 +38,59 @@ class State:
     exact: bool = False
 
 
+class Kept:
+    """A tensor remembered from hop to hop, in the shape that it has in the step graph.
+
+    Rows that were folded into the batch (bands) become an axis of the state of their own.
+
+    Args:
+        ctx: the rewriting.
+        shape: shape at batch 1; axis 0 holds the rows of one stream.
+        initial: value before the first hop, of that shape.
+        needs: clip tensor that ``initial`` reads.
+        name: name of the state.
+        exact: it keeps its dtype when the program is quantised.
+    """
+
+    def __init__(
+        self,
+        ctx: Rewriter,
+        shape: Sequence[int],
+        initial: Callable[[Captured], torch.Tensor],
+        needs: fx.Node | None = None,
+        name: str | None = None,
+        *,
+        exact: bool = False,
+    ) -> None:
+        self.ctx, self.rows, self.rest = ctx, shape[0], list(shape[1:])
+
+        def stored(captured: Captured) -> torch.Tensor:
+            value = initial(captured)
+            return value if self.rows == 1 else value[None]
+
+        self.state = ctx.remember(stored, needs, name, exact=exact)
+        self.node = self.state.node
+        if self.rows != 1:
+            self.node = ctx.emit(_aten.reshape.default, (self.node, [-1, *self.rest]))
+
+    def becomes(self, following: fx.Node) -> None:
+        """Declare the value after this hop."""
+        if self.rows != 1:
+            shape = [-1, self.rows, *self.rest]
+            following = self.ctx.emit(_aten.reshape.default, (following, shape))
+        self.state.following = following
+
+
+def zeros_like_frame(ctx: Rewriter, value: Value, frames: int) -> tuple[list[int], torch.dtype]:
+    """Return shape at batch 1 and dtype of ``frames`` frames of ``value``."""
+    val = value.clip.meta["val"]
+    shape = [1 if n == -1 else n for n in ctx.step_shape(val)]
+    shape[0] = batch_multiple(ctx, value.clip) or 1
+    assert value.axis is not None
+    shape[value.axis] = frames
+    return shape, val.dtype
+
+
 def history(ctx: Rewriter, value: Value, count: int) -> fx.Node:
     """Return ``count`` remembered frames followed by the newest ones, along the time axis."""
     assert value.axis is not None
@@ -53,25 +106,22 @@ def _history(ctx: Rewriter, value: Value, count: int) -> fx.Node:
     axis = value.axis
     assert axis is not None
     rows = batch_multiple(ctx, value.clip)
-    state = ctx.remember(*_frames_before(ctx, value, count, rows))
     shape = [1 if n == -1 else n for n in ctx.step_shape(value.clip.meta["val"])]
-    shape[axis] = count
-    before = state.node
-    if rows is None:  # a tensor without batch: one copy serves all streams
-        before = ctx.emit(_aten.slice.Tensor, (before, 0, 0, 1))
-        before = ctx.emit(_aten.reshape.default, (before, shape))
-    elif rows > 1:
-        before = ctx.emit(_aten.reshape.default, (before, [-1, *shape[1:]]))
+    shape[axis], chunk = count, ctx.chunk(value)
+    if rows is not None:
+        shape[0] = rows
+        kept = Kept(ctx, shape, *_frames_before(ctx, value, count, shape))
+        full = edges.with_frames_before(ctx, value, kept.node, count)
+        kept.becomes(ctx.emit(_aten.slice.Tensor, (full, axis, chunk, chunk + count)))
+        return full
+    # a tensor without batch: one copy serves all streams
+    kept = Kept(ctx, [1, *shape], *_frames_before(ctx, value, count, shape, by_index=True))
+    before = ctx.emit(_aten.slice.Tensor, (kept.node, 0, 0, 1))
+    before = ctx.emit(_aten.reshape.default, (before, shape))
     full = edges.with_frames_before(ctx, value, before, count)
-    chunk = ctx.chunk(value)
     following = ctx.emit(_aten.slice.Tensor, (full, axis, chunk, chunk + count))
-    if rows is None:
-        following = ctx.emit(
-            _aten.expand.default, (following, [ctx.batch_size(), *([-1] * len(shape))])
-        )
-    elif rows > 1:
-        following = ctx.emit(_aten.reshape.default, (following, [-1, rows, *shape[1:]]))
-    state.following = following
+    sizes = [ctx.batch_size(), *([-1] * len(shape))]
+    kept.becomes(ctx.emit(_aten.expand.default, (following, sizes)))
     return full
 
 
@@ -89,7 +139,7 @@ def batch_multiple(ctx: Rewriter, node: fx.Node, axis: int = 0) -> int | None:
 
 
 def _frames_before(
-    ctx: Rewriter, value: Value, count: int, rows: int | None
+    ctx: Rewriter, value: Value, count: int, shape: Sequence[int], *, by_index: bool = False
 ) -> tuple[Callable[[Captured], torch.Tensor], fx.Node | None]:
     """Return the initial value of a state that holds ``count`` frames before the first hop.
 
@@ -98,13 +148,9 @@ def _frames_before(
     """
     axis, val = value.axis, value.clip.meta["val"]
     assert axis is not None
-    shape = [1 if n == -1 else n for n in ctx.step_shape(val)]
-    if rows is not None:
-        shape[0] = rows
-    shape[axis] = count
     first = -value.offset - count
     known = 0 if value.first is not None else min(count, max(0, first + count))
-    by_index = rows is None and ctx.length_only(value.clip)
+    no_batch, by_index = by_index, by_index and ctx.length_only(value.clip)
 
     def initial(captured: Captured) -> torch.Tensor:
         frames = torch.zeros(shape, dtype=val.dtype)
@@ -114,7 +160,7 @@ def _frames_before(
         if by_index and known < count:
             earliest = captured[value.clip].narrow(axis, 0, 1)
             frames.narrow(axis, 0, count - known).copy_(earliest)
-        return frames if rows == 1 else frames[None]
+        return frames[None] if no_batch else frames
 
     return initial, value.clip if known or by_index else None
 

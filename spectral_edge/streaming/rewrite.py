@@ -306,6 +306,11 @@ class Rewriter:
         self.states.append(state)
         return state
 
+    def keep_frame(self, value: Value, fill: float = 0.0, *, exact: bool = False) -> memory.Kept:
+        """Add a state for one frame of ``value`` that starts as ``fill``."""
+        shape, dtype = memory.zeros_like_frame(self, value, 1)
+        return memory.Kept(self, shape, lambda _: torch.full(shape, fill, dtype=dtype), exact=exact)
+
     def _state_name(self, base: str) -> str:
         taken = {s.name for s in self.states}
         unique, n = base, 1

@@ -44,13 +44,9 @@ def _running(
     value = settled(ctx, value)
     if not from_first:
         value = edges.held(ctx, value, fill, at_start=True, at_end=False)
-    val: Any = torch.utils._pytree.tree_leaves(node.meta["val"])[0]
     axis = value.axis
     assert axis is not None
-    shape = [1 if n == -1 else n for n in ctx.step_shape(val)]
-    shape[axis] = 1
-    start = 0.0 if from_first else fill
-    memory = ctx.remember(lambda _: torch.full(shape, start, dtype=val.dtype), exact=True)
+    memory = ctx.keep_frame(value, 0.0 if from_first else fill, exact=True)
     total, frames, chunk = memory.node, [], ctx.chunk(value)
     for i in range(chunk):
         frame = value.node
@@ -62,7 +58,7 @@ def _running(
             new = new if later is None else ctx.emit(_aten.where.self, (later, new, frame))
         total = new
         frames.append(total)
-    memory.following = total
+    memory.becomes(total)
     out = frames[0] if chunk == 1 else ctx.emit(_aten.cat.default, (frames, axis))
     return replace(value, node=out, clip=node, past=ctx.UNBOUNDED)
 

@@ -11,7 +11,7 @@ from torch import fx
 from spectral_edge.streaming import edges
 from spectral_edge.streaming.cells import Cell
 from spectral_edge.streaming.fold import get_constant
-from spectral_edge.streaming.memory import State, settled
+from spectral_edge.streaming.memory import Captured, Kept, batch_multiple, settled
 from spectral_edge.streaming.rewrite import Rewriter, op_name
 from spectral_edge.streaming.rules import argument, positive_axis, register, register_op
 from spectral_edge.streaming.value import Refused, Value, refusal
@@ -64,18 +64,17 @@ class _Carry:
         self.ctx, self.clip, self.batch_axis = ctx, carry, per_stream[0]
         self.first_frame = not ctx.length_only(carry)
         shape = [1 if n == -1 else n for n in ctx.step_shape(val)]
+        shape[self.batch_axis] = batch_multiple(ctx, carry, self.batch_axis) or 1
+        shape.insert(0, shape.pop(self.batch_axis))
 
-        def initial(captured: dict[fx.Node, torch.Tensor]) -> torch.Tensor:
-            start = torch.zeros(shape) if self.first_frame else captured[carry]
-            return start.movedim(self.batch_axis, 0).contiguous()
+        def initial(captured: Captured) -> torch.Tensor:
+            if self.first_frame:
+                return torch.zeros(shape)
+            return captured[carry].movedim(self.batch_axis, 0).contiguous()
 
-        self.state: State = ctx.remember(
-            initial,
-            None if self.first_frame else carry,
-            f"{ctx.name_here()}_scan_{i}",
-            exact=exact,
-        )
-        self.now = self.state.node
+        needs = None if self.first_frame else carry
+        self.kept = Kept(ctx, shape, initial, needs, f"{ctx.name_here()}_scan_{i}", exact=exact)
+        self.now = self.kept.node
         if self.batch_axis:
             self.now = ctx.emit(_aten.movedim.int, (self.now, 0, self.batch_axis))
 
@@ -100,7 +99,7 @@ class _Carry:
         following = self.now
         if self.batch_axis:
             following = self.ctx.emit(_aten.movedim.int, (following, self.batch_axis, 0))
-        self.state.following = following
+        self.kept.becomes(following)
 
 
 def _is_first_of(carry: fx.Node, source: fx.Node) -> bool:

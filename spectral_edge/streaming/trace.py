@@ -26,7 +26,7 @@ from spectral_edge.streaming.spell import (
 
 __all__ = ["ClipGraph", "trace"]
 
-TRACE_FRAMES = (48, 768, 7680)  # example lengths, the next when one is too short for the strides
+TRACE_FRAMES = (48, 576, 5760)  # example lengths, the next when one does not fit the strides
 LONG = 2**12 * 3**3 * 5**2 * 7**2  # frames at which sizes are compared; strides divide it
 TRACE_BATCH = 3
 PROBE_BATCH = 7  # concrete batch at which symbolic sizes are compared
@@ -109,8 +109,11 @@ def trace(
     raise AssertionError("no example length")
 
 
+_MISFITS = ("greater than actual input size", "too small", "must match the size of tensor")
+
+
 class _TooShort(Exception):
-    """The example has fewer frames than the model needs for one output."""
+    """The example is too short for the model, or no multiple of its strides."""
 
     def __init__(self, reason: NotStreamable) -> None:
         super().__init__(str(reason))
@@ -244,7 +247,7 @@ def _export(
             reason = "torch.export cannot trace it"
         first = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
         refused = NotStreamable(f"{type(model).__name__}.forward: {reason} [{first.strip()}]")
-        if "greater than actual input size" in text or "too small" in text:
+        if any(words in text for words in _MISFITS):
             raise _TooShort(refused) from error
         raise refused from error
 
