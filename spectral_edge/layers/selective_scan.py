@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .scan import scan
 
 __all__ = [
     "ExponentialMean",
     "SelectiveScan",
+    "doubling_scan",
     "initial_step_bias",
     "inverse_softplus",
     "linear_scan",
@@ -78,6 +80,21 @@ def linear_scan(a: Tensor, b: Tensor) -> Tensor:
     return result
 
 
+def doubling_scan(a: Tensor, b: Tensor) -> Tensor:
+    """Return the same as :func:`linear_scan` in ⌈log2(frames)⌉ rounds of pad, slice, multiply, add.
+
+    For export of windows with few tokens: no loop op and no step per token is left in the graph. It
+    does more work than :func:`linear_scan`.
+    """
+    frames, reach = b.shape[0], 1
+    while reach < frames:
+        pad = [0, 0] * (b.ndim - 1) + [reach, 0]
+        b = b + a * F.pad(b[: frames - reach], pad)
+        a = a * F.pad(a[: frames - reach], pad)
+        reach *= 2
+    return b
+
+
 def selective_step(
     u: Tensor, delta: Tensor, b: Tensor, c: Tensor, a: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -105,7 +122,7 @@ class SelectiveScan(nn.Module):
     ``h ← exp(Δ·A)·h + Δ·B·u``; ``y = C·h + D·u``; ``A = -exp(log_decay)``, initially -1 … -order.
 
     ``forward``: u, delta float32[batch, frames, width], b, c float32[batch, frames, order] -> y
-    float32[batch, frames, width]. While a model is exported the recurrence is written with
+    float32[batch, frames, width]. While a stream is exported the recurrence is written with
     :func:`spectral_edge.layers.scan.scan`, which streamify follows; otherwise all frames are
     computed at once. Both are the same function.
 
@@ -114,13 +131,20 @@ class SelectiveScan(nn.Module):
         order: state values per channel.
         reverse: run from the last frame to the first (windows only).
         skip: with D·u.
+        stream: exported as a recurrence over time; False: as a window of a fixed number of frames.
     """
 
     def __init__(
-        self, width: int, order: int = 16, *, reverse: bool = False, skip: bool = True
+        self,
+        width: int,
+        order: int = 16,
+        *,
+        reverse: bool = False,
+        skip: bool = True,
+        stream: bool = True,
     ) -> None:
         super().__init__()
-        self.width, self.order, self.reverse = width, order, reverse
+        self.width, self.order, self.reverse, self.stream = width, order, reverse, stream
         rates = torch.arange(1, order + 1, dtype=torch.float32)
         self.log_decay = nn.Parameter(torch.log(rates).repeat(width, 1))
         self.skip = nn.Parameter(torch.ones(width)) if skip else None
@@ -129,7 +153,7 @@ class SelectiveScan(nn.Module):
         if self.reverse:
             u, delta, b, c = u.flip(1), delta.flip(1), b.flip(1), c.flip(1)
         a = -torch.exp(self.log_decay)
-        if torch.compiler.is_exporting():
+        if torch.compiler.is_exporting() and self.stream:
             y = self._recurrent(u, delta, b, c, a)
         else:
             y = self._parallel(u, delta, b, c, a)
@@ -141,6 +165,9 @@ class SelectiveScan(nn.Module):
         u, delta, b, c = (x.transpose(0, 1) for x in (u, delta, b, c))  # time first
         decay = torch.exp(delta.unsqueeze(-1) * a)
         drive = (delta * u).unsqueeze(-1) * b.unsqueeze(2)
+        if torch.compiler.is_exporting():
+            h = doubling_scan(decay, drive)
+            return (h * c.unsqueeze(2)).sum(dim=-1).transpose(0, 1)
         h = linear_scan(decay, drive)
         return torch.einsum("tbdn,tbn->btd", h, c)
 

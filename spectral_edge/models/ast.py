@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from spectral_edge.errors import SpecError
 from spectral_edge.layers.patch import (
@@ -181,28 +182,37 @@ class Ast(nn.Module):
         result: Tensor = self.blocks(tokens)
         return result
 
-    def embed(self, features: Tensor) -> Tensor:
-        """Return tokens with prefix and positions: float32[batch, prefix + tokens, width]."""
-        x = self.patch(features)
-        if self.prefix is not None:
-            x = torch.cat((self.prefix.expand(x.shape[0], -1, -1), x), dim=1)
-        result: Tensor = x if self.positions is None else x + self.positions
-        return result
-
-    def forward(self, features: Tensor) -> Tensor:
-        x = self.encode(self.embed(features))
+    def classify(self, patches: Tensor) -> Tensor:
+        """Return the logits of embedded patches, float32[batch, tokens, width]."""
+        x = patches
+        if self.positions is not None:
+            x = F.pad(x, (0, 0, self.size.prefix, 0)) + self._table()
+        x = self.encode(x)
         if self.mean is not None:
             x = self.norm(self.mean(x))
-        elif self.prefix is not None:
+        elif self.size.prefix:
             x = self.norm(x)[:, : self.size.prefix].mean(dim=1)
         else:
             x = self.norm(x).mean(dim=1)
         result: Tensor = self.head(self.head_norm(x))
         return result
 
+    def _table(self) -> Tensor:
+        """Positions, with the class tokens added in front: what is added to the padded patches."""
+        assert self.positions is not None
+        if self.prefix is None:
+            return self.positions
+        return self.positions + F.pad(self.prefix, (0, 0, 0, self.size.tokens))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.classify(self.patch(features))
+
     def deployable(self) -> Ast:
-        """Return an equivalent copy in eval mode with every BatchNorm folded away."""
+        """Return an equivalent eval-mode copy: BatchNorm folded, class tokens in the table."""
         model = copy.deepcopy(self).eval()
+        if model.prefix is not None:
+            model.positions = nn.Parameter(self._table().detach().clone())
+            model.prefix = None
         if self.size.norm == "bn":
             for block in model.blocks:
                 assert isinstance(block, AstBlock)

@@ -138,9 +138,12 @@ class MambaBranch(nn.Module):
         self.act = activation(size.activation)
         self.project = nn.Linear(inner, size.rank + 2 * size.order, bias=False)
         self.step_size = nn.Linear(size.rank, inner)
-        self.scan = SelectiveScan(inner, size.order)
+        stream = size.readout == "running" and size.directions == "fo_fo"
+        self.scan = SelectiveScan(inner, size.order, stream=stream)
         self.back = (
-            SelectiveScan(inner, size.order, reverse=True, skip=False) if second_scan else None
+            SelectiveScan(inner, size.order, reverse=True, skip=False, stream=False)
+            if second_scan
+            else None
         )
         bound = size.rank**-0.5
         nn.init.uniform_(self.step_size.weight, -bound, bound)
@@ -233,30 +236,39 @@ class Aum(nn.Module):
         result: Tensor = self.blocks(tokens)
         return result
 
-    def embed(self, features: Tensor) -> Tensor:
-        """Return tokens, with the class token in the middle and positions where there are any."""
-        x = self.patch(features)
-        if self.token is None or self.positions is None:
-            result: Tensor = x
-            return result
-        middle = x.shape[1] // 2
-        token = self.token.expand(x.shape[0], -1, -1)
-        return torch.cat((x[:, :middle], token, x[:, middle:]), dim=1) + self.positions
-
-    def forward(self, features: Tensor) -> Tensor:
-        x = self.encode(self.embed(features))
+    def classify(self, patches: Tensor) -> Tensor:
+        """Return the logits of embedded patches, float32[batch, tokens, width]."""
+        x, middle = patches, self.size.tokens // 2
+        if self.positions is not None:
+            x = torch.cat((F.pad(x[:, :middle], (0, 0, 0, 1)), x[:, middle:]), dim=1)
+            x = x + self._table()
+        x = self.encode(x)
         if self.mean is not None:
             x = self.norm(self.mean(x))
-        elif self.token is not None:
-            x = self.norm(x[:, (x.shape[1] - 1) // 2])
+        elif self.positions is not None:
+            x = self.norm(x[:, middle])
         else:
             x = self.norm(x).mean(dim=1)
         result: Tensor = self.head(x)
         return result
 
+    def _table(self) -> Tensor:
+        """Positions, with the class token added at its place in the middle."""
+        assert self.positions is not None
+        if self.token is None:
+            return self.positions
+        middle = self.size.tokens // 2
+        return self.positions + F.pad(self.token, (0, 0, middle, self.size.tokens - middle))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.classify(self.patch(features))
+
     def deployable(self) -> Aum:
-        """Return an equivalent copy in eval mode with every BatchNorm folded away."""
+        """Return an equivalent eval-mode copy: BatchNorm folded, class token in the table."""
         model = copy.deepcopy(self).eval()
+        if model.token is not None:
+            model.positions = nn.Parameter(self._table().detach().clone())
+            model.token = None
         if self.size.norm == "bn":
             for block in model.blocks:
                 assert isinstance(block, MambaBlock)

@@ -115,7 +115,10 @@ EXPERIMENTS: dict[str, Experiment] = {
         Experiment("S3", "depth", _SDR, _SAF, note="toy stops at 5 layers"),
         Experiment("S4", "kernel of the convolutional attention", _SDR, _SAF),
         Experiment("S5", "normalisation", _SDR, _SAF),
-        Experiment("S6", "generalisation to unseen noise", _SDR, _SAF),
+        Experiment(
+            "S6", "generalisation to unseen noise", _SDR, _SAF,
+            note="noise families are synthetic in both presets",
+        ),
         Experiment("S7", "convolutional attention or softmax attention", _SDR, _SAF),
         Experiment("S8", "cost of causality", _SDR, _SAF),
         Experiment("S9", "form of the output", _SDR, _SAF),

@@ -14,6 +14,7 @@ from spectral_edge.layers.patch import resize_kernel, resize_positions
 from spectral_edge.layers.selective_scan import (
     ExponentialMean,
     SelectiveScan,
+    doubling_scan,
     linear_scan,
     selective_step,
 )
@@ -173,7 +174,8 @@ def test_parallel_scan_is_the_recurrence(frames: int) -> None:
     for t in range(frames):
         h = a[t] * h + b[t]
         rows.append(h)
-    torch.testing.assert_close(linear_scan(a, b), torch.stack(rows), rtol=1e-12, atol=1e-12)
+    for scan in (linear_scan, doubling_scan):
+        torch.testing.assert_close(scan(a, b), torch.stack(rows), rtol=1e-12, atol=1e-12)
 
 
 def test_gradient_of_the_parallel_scan() -> None:

@@ -98,6 +98,13 @@ def test_same_seed_same_weights() -> None:
         assert torch.equal(x, y)
 
 
+def test_lazy_features_are_the_same_inputs() -> None:
+    kept, lazy = (
+        train_classifier(tiny(**{"run.epochs": 1, "features.lazy": flag})) for flag in (False, True)
+    )
+    torch.testing.assert_close(lazy.scores["loss"], kept.scores["loss"], atol=1e-3, rtol=0)
+
+
 def test_several_labels_give_map(tmp_path: Path) -> None:
     recipe = load_classify_recipe(
         {
