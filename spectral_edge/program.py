@@ -11,6 +11,7 @@ with what is known about it: names, states, delay, receptive field.
 
 from __future__ import annotations
 
+import operator
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -126,7 +127,8 @@ class StepProgram:
     @property
     def node_count(self) -> int:
         """Ops of the graph that compute or move data; parameters and boundary are not counted."""
-        return sum(1 for n in self.module.graph.nodes if n.op == "call_function")
+        nodes = (n for n in self.module.graph.nodes if n.op == "call_function")
+        return sum(n.target is not operator.getitem for n in nodes)
 
     @property
     def state_elements(self) -> int:

@@ -263,6 +263,12 @@ class Rewriter:
             node.meta["clip_node"] = self._current.name
         return node
 
+    def moved(self, node: fx.Node, ndim: int, source: int, destination: int) -> fx.Node:
+        """Return a tensor with one axis moved elsewhere."""
+        order = list(range(ndim))
+        order.insert(destination % ndim, order.pop(source % ndim))
+        return self.emit(_aten.permute.default, (node, order))
+
     def batch_size(self) -> fx.Node:
         """Return a node that holds the batch size of the first input."""
         if self._batch is None:

@@ -10,6 +10,7 @@ recurrence (``recurrent``) and attention (``attention``).
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -175,8 +176,8 @@ def refuse_time(ctx: Rewriter, node: fx.Node, value: Value, dims: Sequence[int])
 
 POINTWISE = (
     "abs", "add.Tensor", "add.Scalar", "sub.Tensor", "sub.Scalar", "mul.Tensor", "mul.Scalar",
-    "div.Tensor", "div.Scalar", "div.Tensor_mode", "neg", "exp", "exp2", "expm1", "log", "log2",
-    "log10", "log1p", "sqrt", "rsqrt", "square", "reciprocal", "sin", "cos", "tan", "asin", "acos",
+    "div.Tensor", "div.Scalar", "div.Tensor_mode", "neg", "exp", "exp2", "expm1", "log",
+    "log1p", "sqrt", "rsqrt", "square", "reciprocal", "sin", "cos", "tan", "asin", "acos",
     "atan", "sinh", "cosh", "tanh", "sigmoid", "log_sigmoid", "logit", "relu", "relu6", "hardtanh",
     "hardsigmoid", "hardswish", "silu", "gelu", "elu", "celu", "selu", "leaky_relu", "softplus",
     "mish", "threshold", "hardshrink", "softshrink", "clamp", "clamp.Tensor", "clamp_min",
@@ -227,9 +228,9 @@ def _matmul(ctx: Rewriter, node: fx.Node) -> Value:
 
 @register(
     "over axes other than time",
-    "softmax.int", "_softmax", "log_softmax.int", "mean.dim", "mean", "sum", "sum.dim_IntList",
+    "softmax.int", "_softmax", "mean.dim", "mean", "sum", "sum.dim_IntList",
     "amax", "amin", "max.dim", "min.dim", "max", "min", "var.correction", "std.correction",
-    "var.dim", "std.dim", "var_mean.correction", "prod.dim_int", "argmax", "argmin", "flip", "glu",
+    "var.dim", "std.dim", "var_mean.correction", "prod.dim_int", "argmax", "argmin", "flip",
     "linalg_vector_norm", "norm.ScalarOpt_dim", "logsumexp", "all.dim", "any.dim", "sort", "topk",
     "cumsum", "cumprod", "cummax", "cummin",
 )  # fmt: skip
@@ -255,6 +256,43 @@ def several(ctx: Rewriter, node: fx.Node, new: fx.Node, value: Value) -> list[Va
         item = ctx.emit(operator.getitem, (new, i))
         parts.append(replace(value, node=item, clip=node, axis=ctx.time_axis(node, part)))
     return parts
+
+
+@register("over axes other than time", "glu")
+def _glu(ctx: Rewriter, node: fx.Node) -> Value:
+    """Spelled as slices, sigmoid and product, which every engine has."""
+    value = replace(ctx.value(node.args[0]), clip=node.args[0])  # type: ignore[arg-type]
+    val: Any = value.clip.meta["val"]
+    dim = positive_axis(argument(node, "dim", -1), val.ndim)
+    refuse_time(ctx, node, value, [dim])
+    half = int(val.shape[dim]) // 2
+    first, second = (
+        ctx.emit(_aten.slice.Tensor, (value.node, dim, a, a + half)) for a in (0, half)
+    )
+    gate = ctx.emit(_aten.sigmoid.default, (second,))
+    return result(ctx, node, ctx.emit(_aten.mul.Tensor, (first, gate)), [value])
+
+
+@register("pointwise", "log2", "log10")
+def _log(ctx: Rewriter, node: fx.Node) -> Value:
+    """Natural logarithm and a factor: engines have no other."""
+    value = ctx.value(node.args[0])
+    base = 2.0 if "log2" in str(node.target) else 10.0
+    natural = ctx.emit(_aten.log.default, (value.node,))
+    scaled = ctx.emit(_aten.mul.Scalar, (natural, 1.0 / math.log(base)))
+    return result(ctx, node, scaled, [value])
+
+
+@register("over axes other than time", "log_softmax.int")
+def _log_softmax(ctx: Rewriter, node: fx.Node) -> Value:
+    """Spelled out, shifted by the maximum: engines have no log-softmax in int8."""
+    value, dim = ctx.value(node.args[0]), node.args[1]
+    refuse_time(ctx, node, replace(value, clip=node), [dim])  # type: ignore[list-item]
+    peak = ctx.emit(_aten.amax.default, (value.node, [dim], True))
+    x = ctx.emit(_aten.sub.Tensor, (value.node, peak))
+    total = ctx.emit(_aten.sum.dim_IntList, (ctx.emit(_aten.exp.default, (x,)), [dim], True))
+    out = ctx.emit(_aten.sub.Tensor, (x, ctx.emit(_aten.log.default, (total,))))
+    return result(ctx, node, out, [value])
 
 
 @register("over axes other than time", "einsum")

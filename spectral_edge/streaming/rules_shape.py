@@ -33,10 +33,29 @@ __all__: list[str] = []
 _aten = torch.ops.aten
 KIND = "data movement"
 
-register(
-    KIND, "permute", "transpose.int", "t", "movedim.int", "movedim.intlist", "swapaxes", "mT",
-    "adjoint", "channel_shuffle",
-)(same_op)  # fmt: skip
+
+@register(
+    KIND, "permute", "transpose.int", "t", "swapaxes", "mT", "adjoint", "movedim.int",
+    "movedim.intlist",
+)  # fmt: skip
+def _permuted(ctx: Rewriter, node: fx.Node) -> Value:
+    value, ndim = ctx.value(node.args[0]), node.meta["val"].ndim
+    probe = node.target(torch.empty(list(range(1, ndim + 1))), *node.args[1:])  # type: ignore[operator]
+    order = [size - 1 for size in probe.shape]
+    return result(ctx, node, ctx.emit(_aten.permute.default, (value.node, order)), [value])
+
+
+@register(KIND, "channel_shuffle")
+def _channel_shuffle(ctx: Rewriter, node: fx.Node) -> Value:
+    value, groups = ctx.value(node.args[0]), int(node.args[1])  # type: ignore[arg-type]
+    if value.axis == 1:
+        raise refusal(node, "time is on its channel axis", "put channels on axis 1")
+    _, channels, *rest = ctx.step_shape(node.meta["val"])
+    split = [-1, groups, channels // groups, *rest]
+    y = ctx.emit(_aten.reshape.default, (value.node, split))
+    y = ctx.emit(_aten.permute.default, (y, [0, 2, 1, *range(3, len(split))]))
+    y = ctx.emit(_aten.reshape.default, (y, [-1, channels, *rest]))
+    return result(ctx, node, y, [value])
 
 
 @register(KIND, "pixel_shuffle", "pixel_unshuffle")

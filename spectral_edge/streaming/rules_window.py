@@ -16,6 +16,7 @@ import torch
 from torch import fx
 
 from spectral_edge.streaming import edges
+from spectral_edge.streaming.fold import get_constant
 from spectral_edge.streaming.memory import settled
 from spectral_edge.streaming.rewrite import Rewriter
 from spectral_edge.streaming.rules import (
@@ -25,6 +26,7 @@ from spectral_edge.streaming.rules import (
     result,
     same_op,
 )
+from spectral_edge.streaming.transposed import Geometry, spell
 from spectral_edge.streaming.value import Value, refusal
 
 __all__ = ["padded", "replicated", "windowed"]
@@ -193,43 +195,92 @@ def _adaptive_pool(ctx: Rewriter, node: fx.Node) -> Value:
 
 @register(KIND, "conv_transpose1d", "conv_transpose2d.input")
 def _conv_transpose(ctx: Rewriter, node: fx.Node) -> Value:
-    value, weight = ctx.value(node.args[0]), ctx.value(node.args[1])
-    kernel = list(weight.clip.meta["val"].shape[2:])
-    n = len(kernel)
-    bias_node = argument(node, "bias")
-    bias = ctx.value(bias_node).node if bias_node is not None else None
-    stride = spread(argument(node, "stride", 1), n)
-    padding = spread(argument(node, "padding", 0), n)
-    extra = spread(argument(node, "output_padding", 0), n)
-    dilation = spread(argument(node, "dilation", 1), n)
-    along = (value.axis or 0) - 2
-    if value.axis is None or value.axis == 0:
-        return same_op(ctx, node)
-    if along < 0 or not value.pure:
+    value = replace(ctx.value(node.args[0]), clip=node.args[0])  # type: ignore[arg-type]
+    weight = node.args[1]
+    n = weight.meta["val"].ndim - 2  # type: ignore[union-attr]
+    names = ("stride", "padding", "output_padding", "dilation")
+    numbers = [
+        spread(argument(node, name, int(name in ("stride", "dilation"))), n) for name in names
+    ]
+    along = None if value.axis is None or value.axis == 0 else value.axis - 2
+    if along is not None and (along < 0 or not value.pure):
         raise refusal(node, "time is on its channel axis", "keep time on a spatial axis")
-    value = settled(ctx, replace(value, clip=node.args[0]))  # type: ignore[arg-type]
-    s, crop = stride[along], padding[along]
-    reach = (kernel[along] - 1) * dilation[along]
-    value = edges.held(ctx, value, 0.0, at_start=True, at_end=crop > 0)
-    count = reach // s  # older input frames that overlap this hop's output
-    full = ctx.history(value, count)
-    length = ctx.chunk(value) * s
-    # frames beyond the newest complete ones are still missing later input
-    whole = (count + ctx.chunk(value) - 1) * s + reach + 1
-    padding[along], extra[along] = 0, max(0, count * s + length - whole)
-    op = _aten.conv_transpose1d.default if n == 1 else _aten.conv_transpose2d.input
+    offset, past, rate, full = value.offset, value.past, value.rate, value.node
+    if along is not None:
+        stride, padding, _, dilation = (column[along] for column in numbers)
+        reach = (weight.meta["val"].shape[along + 2] - 1) * dilation  # type: ignore[union-attr]
+        value = edges.held(ctx, settled(ctx, value), 0.0, at_start=True, at_end=padding > 0)
+        count = reach // stride  # older input frames that overlap this hop's output
+        full = ctx.history(value, count)
+        offset, rate = value.offset * stride + padding, value.rate * stride
+        past = value.past + Fraction(count) / value.rate
+    if not ctx.length_only(weight):  # type: ignore[arg-type]
+        raise refusal(node, "its kernel depends on the input", "use multiplications")
+    out = _spelled(ctx, node, full, numbers, along)
+    if out is None:
+        out = _native_transposed(ctx, node, value, full, numbers, along)
+    if along is None:
+        return result(ctx, node, out, [value])
+    return replace(value, node=out, clip=node, offset=offset, rate=rate, past=past)
+
+
+def _spelled(
+    ctx: Rewriter, node: fx.Node, full: fx.Node, numbers: list[list[int]], along: int | None
+) -> fx.Node | None:
+    """Return the transposed convolution as a convolution, None where that is not possible."""
+    bias_node = argument(node, "bias")
+    weight_node = ctx.value(node.args[1]).node
+    if weight_node.op != "get_attr":
+        return None
+    weight = get_constant(ctx.clip.module, weight_node)
+    bias = None if bias_node is None else get_constant(ctx.clip.module, ctx.value(bias_node).node)
+    source, kernel = node.args[0].meta["val"].shape[2:], weight.shape[2:]  # type: ignore[union-attr]
+    axes = [
+        Geometry(
+            int(kernel[i]),
+            numbers[0][i],
+            numbers[1][i],
+            numbers[2][i],
+            numbers[3][i],
+            None if i == along else int(source[i]),
+        )
+        for i in range(len(kernel))
+    ]
+    shape = ctx.step_shape(node.meta["val"])
+    if along is not None:
+        shape[along + 2] = (
+            int(
+                ctx.hop * ctx.clip.slope(node.args[0].meta["val"].shape[along + 2])  # type: ignore[union-attr]
+            )
+            * axes[along].stride
+        )
+    return spell(ctx, full, weight, bias, axes, argument(node, "groups", 1), shape)
+
+
+def _native_transposed(
+    ctx: Rewriter,
+    node: fx.Node,
+    value: Value,
+    full: fx.Node,
+    numbers: list[list[int]],
+    along: int | None,
+) -> fx.Node:
+    """Return the op itself, cut to the output frames that this hop completes."""
+    stride, padding, extra, dilation = (list(column) for column in numbers)
+    weight, bias_node = ctx.value(node.args[1]), argument(node, "bias")
+    bias = None if bias_node is None else ctx.value(bias_node).node
+    start = length = whole = 0
+    if along is not None:
+        reach = (weight.clip.meta["val"].shape[along + 2] - 1) * dilation[along]
+        start, length = reach // stride[along] * stride[along], ctx.chunk(value) * stride[along]
+        whole = start + length - stride[along] + reach + 1
+        padding[along], extra[along] = 0, max(0, start + length - whole)
     groups = argument(node, "groups", 1)
-    out = ctx.emit(op, (full, weight.node, bias, stride, padding, extra, groups, dilation))
-    if count * s or whole > length:
-        out = ctx.emit(_aten.slice.Tensor, (out, value.axis, count * s, count * s + length))
-    return replace(
-        value,
-        node=out,
-        clip=node,
-        offset=value.offset * s + crop,
-        rate=value.rate * s,
-        past=value.past + Fraction(count) / value.rate,
-    )
+    args = (full, weight.node, bias, stride, padding, extra, groups, dilation)
+    out = ctx.emit(node.target, args)
+    if along is None or (start == 0 and whole <= length):
+        return out
+    return ctx.emit(_aten.slice.Tensor, (out, along + 2, start, start + length))
 
 
 @register(KIND, "unfold")
@@ -244,7 +295,7 @@ def _unfold(ctx: Rewriter, node: fx.Node) -> Value:
     for i in range(ctx.chunk(new)):
         window = ctx.emit(_aten.slice.Tensor, (full, dim, i * step, i * step + size))
         window = ctx.emit(_aten.unsqueeze.default, (window, dim))
-        windows.append(ctx.emit(_aten.movedim.int, (window, dim + 1, -1)))
+        windows.append(ctx.moved(window, new.clip.meta["val"].ndim, dim + 1, -1))
     out = windows[0] if len(windows) == 1 else ctx.emit(_aten.cat.default, (windows, dim))
     return replace(new, node=out)
 

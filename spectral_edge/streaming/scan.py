@@ -76,7 +76,7 @@ class _Carry:
         self.kept = Kept(ctx, shape, initial, needs, f"{ctx.name_here()}_scan_{i}", exact=exact)
         self.now = self.kept.node
         if self.batch_axis:
-            self.now = ctx.emit(_aten.movedim.int, (self.now, 0, self.batch_axis))
+            self.now = ctx.moved(self.now, val.ndim, 0, self.batch_axis)
 
     def at(self, value: Value, frames: Any, now: list[fx.Node], i: int) -> fx.Node:
         """Return the state before frame ``i`` of this hop."""
@@ -98,7 +98,7 @@ class _Carry:
     def close(self) -> None:
         following = self.now
         if self.batch_axis:
-            following = self.ctx.emit(_aten.movedim.int, (following, self.batch_axis, 0))
+            following = self.ctx.moved(following, self.clip.meta["val"].ndim, self.batch_axis, 0)
         self.kept.becomes(following)
 
 

@@ -2,7 +2,7 @@
 
 without_mutation   in-place ops become functional ones
 fold_constants     weight normalisation and the like are computed once
-spell_einsum       products that relate frames to frames become matrix products
+spell_einsum       einsums become matrix products, or products and sums
 pack_groups        equal recurrent modules on parts of one tensor become one
 """
 
@@ -160,7 +160,7 @@ def _foldable(node: fx.Node, constant: dict[fx.Node, torch.Tensor]) -> bool:
 
 
 def spell_einsum(module: fx.GraphModule, axes: Callable[[fx.Node], int]) -> None:
-    """Write einsums with two time axes at an operand or the result as matrix products.
+    """Write einsums of two tensors as matrix products, or as a product and a sum.
 
     Args:
         module: clip graph, changed in place.
@@ -170,23 +170,46 @@ def spell_einsum(module: fx.GraphModule, axes: Callable[[fx.Node], int]) -> None
         if node.target is not _aten.einsum.default:
             continue
         tensors: Any = node.args[1]
-        if len(tensors) == 2 and max(axes(n) for n in (node, *tensors)) > 1:
-            _as_matmul(module, node, str(node.args[0]).replace(" ", ""), tensors)
+        equation = str(node.args[0]).replace(" ", "")
+        if len(tensors) != 2 or "." in equation or "->" not in equation:
+            continue  # the rule refuses it with advice
+        over_pairs = max(axes(n) for n in (node, *tensors)) > 1
+        if not _as_matmul(module, node, equation, tensors) and not over_pairs:
+            _as_products(module, node, equation, tensors)
     module.graph.eliminate_dead_code()
 
 
-def _as_matmul(module: fx.GraphModule, node: fx.Node, equation: str, tensors: Any) -> None:
+def _as_matmul(module: fx.GraphModule, node: fx.Node, equation: str, tensors: Any) -> bool:
     terms, _, out = equation.partition("->")
     left, right = terms.split(",")
     both = [c for c in left if c in right]
     summed, batch = [c for c in both if c not in out], [c for c in both if c in out]
     rows, columns = [c for c in left if c not in right], [c for c in right if c not in left]
-    if len(summed) != 1 or len(rows) != 1 or len(columns) != 1 or not out:
-        return  # the rule refuses it with advice
+    if len(summed) != 1 or len(rows) != 1 or len(columns) != 1:
+        return False
     a = _permuted(module, node, tensors[0], left, [*batch, *rows, *summed])
     b = _permuted(module, node, tensors[1], right, [*batch, *summed, *columns])
     product = add_node(module, node, _aten.matmul.default, (a, b))
     result = _permuted(module, node, product, "".join([*batch, *rows, *columns]), list(out))
+    node.replace_all_uses_with(result)
+    return True
+
+
+def _as_products(module: fx.GraphModule, node: fx.Node, equation: str, tensors: Any) -> None:
+    terms, _, out = equation.partition("->")
+    letters = out + "".join(sorted({c for c in terms if c.isalpha() and c not in out}))
+    factors = []
+    for term, tensor in zip(terms.split(","), tensors, strict=True):
+        present = [c for c in letters if c in term]
+        x = _permuted(module, node, tensor, term, present)
+        for i, c in enumerate(letters):
+            if c not in term:
+                x = add_node(module, node, _aten.unsqueeze.default, (x, i))
+        factors.append(x)
+    result = add_node(module, node, _aten.mul.Tensor, tuple(factors))
+    if len(letters) > len(out):
+        dims = list(range(len(out), len(letters)))
+        result = add_node(module, node, _aten.sum.dim_IntList, (result, dims))
     node.replace_all_uses_with(result)
 
 

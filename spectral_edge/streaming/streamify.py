@@ -16,6 +16,7 @@ from spectral_edge.program import StepProgram, TensorSpec
 from spectral_edge.streaming.optable import ON_PAIRS, RULES
 from spectral_edge.streaming.recurrent import opaque_recurrence
 from spectral_edge.streaming.rewrite import Rewriter
+from spectral_edge.streaming.tidy import tidy
 from spectral_edge.streaming.trace import ClipGraph, trace
 from spectral_edge.streaming.value import Value
 from spectral_edge.streaming.verify import CHECK_LENGTHS, verify
@@ -108,6 +109,7 @@ def _rewrite(clip: ClipGraph) -> StepProgram:
         receptive_field=None if past >= rewriter.UNBOUNDED else ceil(past) + delay + 1,
         hop_multiple=rewriter.hop,
     )
+    tidy(program.module, lambda batch: _zeros(program, batch))
     return program.with_(macs=_count_macs(program))
 
 
@@ -128,8 +130,15 @@ def _dtype(x: torch.Tensor) -> str:
     return str(x.dtype).removeprefix("torch.")
 
 
+def _zeros(program: StepProgram, batch: int) -> list[torch.Tensor]:
+    """Return inputs and states of the step for a batch size."""
+    inputs = [
+        torch.zeros((batch, *t.shape[1:]), dtype=getattr(torch, t.dtype)) for t in program.inputs
+    ]
+    return [*inputs, *program.initial_states(batch)]
+
+
 def _count_macs(program: StepProgram) -> int:
-    inputs = [torch.zeros(t.shape, dtype=getattr(torch, t.dtype)) for t in program.inputs]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        program.step(inputs, program.initial_states(1))
+        program.module(*_zeros(program, 1))
     return int(counter.get_total_flops()) // 2
