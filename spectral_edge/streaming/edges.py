@@ -34,6 +34,8 @@ def held(
     ctx: Rewriter, value: Value, fill: float, *, at_start: bool = True, at_end: bool = False
 ) -> Value:
     """Return ``value`` held at ``fill`` outside the clip."""
+    if at_end:
+        value = _end_in_sight(ctx, value)
     late = at_start and value.offset > 0
     at_end = at_end and ctx.flushes
     raw_input = value.node in ctx.inputs and fill == 0.0
@@ -51,6 +53,7 @@ def held_last(ctx: Rewriter, value: Value) -> Value:
     """Return ``value`` held at its last frame after the end of the clip (replicate padding)."""
     if value.axis is None or not ctx.flushes:
         return value
+    value = _end_in_sight(ctx, value)
     if ctx.chunk(value) != 1 or ctx.step_shape(value.clip.meta["val"])[0] != -1:
         raise refusal(
             value.clip, "it repeats the last frame at several frames per hop", "pad with zeros"
@@ -60,6 +63,20 @@ def held_last(ctx: Rewriter, value: Value) -> Value:
     node = ctx.emit(_aten.where.self, (valid, value.node, kept.node))
     kept.becomes(node)
     return replace(value, node=node)
+
+
+def _end_in_sight(ctx: Rewriter, value: Value) -> Value:
+    """Return ``value`` so late that no frame after its end is computed before the clip has ended.
+
+    A tensor that was shifted back in time and cut ends before the input does; only the end of the
+    input tells where.
+    """
+    if value.axis is None or not ctx.flushes:
+        return value
+    length = value.clip.meta["val"].shape[value.axis]
+    extra = ctx.clip.size(length, LONG) - int(LONG * value.rate)
+    early = -(value.offset + extra)
+    return ctx.delayed(value, early) if early > 0 and value.pure else value
 
 
 def with_frames_before(ctx: Rewriter, value: Value, before: fx.Node, count: int) -> fx.Node:

@@ -96,10 +96,16 @@ def history(ctx: Rewriter, value: Value, count: int) -> fx.Node:
     assert value.axis is not None
     if count == 0:
         return value.node
-    key = (value.node, count)
+    key = _key(value, count)
     if key not in ctx.histories:
         ctx.histories[key] = _history(ctx, value, count)
     return ctx.histories[key]
+
+
+def _key(value: Value, count: int) -> Any:
+    """Return what tells one memory of a node from another: also what stands before the clip."""
+    before = value.clip if value.offset < 0 and value.first is None else None
+    return value.node, count, value.offset, value.first, before
 
 
 def _history(ctx: Rewriter, value: Value, count: int) -> fx.Node:
@@ -173,7 +179,7 @@ def delayed(ctx: Rewriter, value: Value, frames: int) -> Value:
         return replace(value, offset=value.offset + frames)
     if not value.pure:
         return _folded_delay(ctx, value, frames)
-    key = (value.node, frames)
+    key = _key(value, frames)
     if key not in ctx.delays:
         full = history(ctx, value, frames)
         node = ctx.emit(_aten.slice.Tensor, (full, value.axis, 0, ctx.chunk(value)))

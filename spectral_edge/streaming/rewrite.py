@@ -72,8 +72,8 @@ class Rewriter:
         self.inputs: list[fx.Node] = []
         self.states: list[State] = []
         self.hop = self._hop_multiple()
-        self.histories: dict[tuple[fx.Node, int], fx.Node] = {}
-        self.delays: dict[tuple[fx.Node, int], Value] = {}
+        self.histories: dict[Any, fx.Node] = {}
+        self.delays: dict[Any, Value] = {}
         self.held: dict[Any, Value] = {}
         self.steady: set[fx.Node] = set()  # constant over time: nothing to remember
         self.clock_node: fx.Node | None = None

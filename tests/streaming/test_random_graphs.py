@@ -228,3 +228,12 @@ def test_a_few_random_graphs(layers: list[Spec], flat: bool) -> None:
 @given(GRAPHS, st.booleans())
 def test_five_hundred_random_graphs(layers: list[Spec], flat: bool) -> None:
     check(layers, flat)
+
+
+@pytest.mark.parametrize("back", [1, 2, 3])
+@pytest.mark.parametrize("ahead", [1, 2])
+@pytest.mark.parametrize("between", [[], [("conv", 3, 1, "both replicate", False)]])
+def test_frames_cut_by_one_shift_stay_cut_after_the_next(
+    back: int, ahead: int, between: list[Spec]
+) -> None:
+    check([("skip", [("shift", back), *between, ("shift", -ahead)], "add")], flat=True)
