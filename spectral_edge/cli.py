@@ -198,6 +198,25 @@ def _compare(args: argparse.Namespace) -> None:
         )
 
 
+def _ablate(args: argparse.Namespace) -> None:
+    from spectral_edge.training.ablations import EXPERIMENTS, run_ablation
+
+    ids = list(EXPERIMENTS) if args.ids == ["all"] else args.ids
+    for name in ids:
+        with progress_bar(f"ablation {name}") as tell:
+            table = run_ablation(
+                name,
+                args.preset,
+                args.seeds,
+                int8=args.int8,
+                out=args.out,
+                data_root=args.data,
+                effort=args.effort,
+                progress=lambda done, total, _: tell(done / max(total, 1)),
+            )
+        _show(args, table, table.to_text())
+
+
 def _inspect(args: argparse.Namespace) -> None:
     from spectral_edge.inspection import inspect_bundle
 
@@ -329,6 +348,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"spectral-edge {se.__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     _add_model_verbs(verbs)
+    _add_ablate_verb(verbs)
     _add_bundle_verbs(verbs)
     return parser
 
@@ -394,6 +414,27 @@ def _add_model_verbs(verbs: Any) -> None:
     _add_checkpoint_arguments(p, output=False)
     p.add_argument("--recipe", default="w8a8", help="quantisation recipe (default: %(default)s)")
     p.add_argument("--worst", type=int, default=20, help="tensors to list (default: %(default)s)")
+
+
+def _add_ablate_verb(verbs: Any) -> None:
+    p = _verb(
+        verbs,
+        "ablate",
+        _ablate,
+        "run experiments on the networks: a table, JSON, CSV and a plot each",
+        "S1 F3 --preset toy --seeds 3 --int8 --out ablations",
+    )
+    p.add_argument("ids", nargs="+", help="S1 … S10, D1 … D8, F1 … F10, X1, or all")
+    p.add_argument(
+        "--preset", choices=("toy", "full"), default="toy", help="synthetic or real data"
+    )
+    p.add_argument("--seeds", type=int, default=3, help="repetitions (default: %(default)s)")
+    p.add_argument(
+        "--int8", action="store_true", help="quantise each network and report the change"
+    )
+    p.add_argument("--out", default="ablations", help="folder for results (default: %(default)s)")
+    p.add_argument("--data", help="folder of real data, for --preset full")
+    p.add_argument("--effort", type=float, default=1.0, help="share of the training (a quick look)")
 
 
 def _add_checkpoint_arguments(p: argparse.ArgumentParser, output: bool = True) -> None:
