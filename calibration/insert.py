@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 from torch.ao.quantization.fx import _decomposed  # noqa: F401 (registers quantized_decomposed)
@@ -27,7 +28,7 @@ from .graph import add_constant, arguments, copy_graph, get_constant, output_nod
 from .normalise import normalise
 from .observers import Observer
 from .ops import WEIGHTED
-from .quantizer import REQUANTIZE, Annotation, annotate, moves_codes
+from .quantizer import REQUANTIZE, Annotation, annotate, moves_codes, reads_codes
 
 __all__ = [
     "activation_qparams",
@@ -49,11 +50,12 @@ def insert_quantizers(
     annotation = annotate(program, module)
     targets = _add_activation_quantizers(module, annotation, make_observer)
     first = next(n for n in module.graph.nodes if n.op in ("call_function", "output"))
+    moved = {n for n in annotation.group if moves_codes(n) and reads_codes(n, annotation.group)}
     for node in list(module.graph.nodes):
         if node in annotation.group and node.op != "get_attr":
             target = targets[annotation.group[node]]
             node.meta[_GROUP] = target
-            if not moves_codes(node) or node in annotation.exact:
+            if node not in moved or node in annotation.exact:
                 _call_quantizer(module, node, target, annotation.exact, first)
     for user, constant in annotation.constants:
         _quantize_constant(module, user, constant, targets[annotation.group[constant]])
@@ -251,7 +253,8 @@ def _freeze_activation(
     value = node.all_input_nodes[0]
     qparams = quantizer.qparams()
     if value.op == "get_attr":
-        codes = torch.from_numpy(qparams.quantize(get_constant(module, value).detach().numpy()))
+        real_value = get_constant(module, value).detach().numpy()
+        codes = torch.from_numpy(np.asarray(qparams.quantize(real_value)))
         stored = add_constant(module, node, f"{value.name}_codes", codes)
         real = _dequantize(module, node, stored, qparams, f"{value.name}_dq")
     else:

@@ -5,7 +5,7 @@ Nothing here changes what the graph computes (up to a float32 rounding of a cons
 - subgraphs of constants become one constant; no-ops vanish;
 - Python numbers in arithmetic become constant tensors, so that they get qparams like any operand;
 - ``addmm``, ``mm`` and ``matmul`` with a constant matrix become ``linear``;
-- every convolution and linear layer gets a bias;
+- every convolution and linear layer gets a bias; average pooling is a depth-wise convolution;
 - ``clamp`` becomes ``relu``/``hardtanh`` where it is one; ``neg``, ``pow(x, 2)``, ``rsub`` and
   ``alpha`` become multiplications, additions and subtractions.
 """
@@ -13,7 +13,7 @@ Nothing here changes what the graph computes (up to a float32 rounding of a cons
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf
+from math import inf, prod
 from typing import Any
 
 import torch
@@ -69,6 +69,7 @@ def normalise(program: StepProgram, module: fx.GraphModule) -> None:
     _each(program, module, _infinite_masks)
     _each(program, module, _scalars_to_constants)
     _each(program, module, _matmul_to_linear)
+    _each(program, module, _average_to_convolution)
     _each(program, module, _add_missing_bias)
     module.graph.eliminate_dead_code()
     module.graph.lint()
@@ -215,6 +216,26 @@ def _matmul_to_linear(module: fx.GraphModule, node: fx.Node, values: Values) -> 
         module, node, f"{node.name}_weight", value.t().contiguous(), trainable=trainable
     )
     replace_node(node, _aten.linear.default, (x, weight, bias), values)
+
+
+def _average_to_convolution(module: fx.GraphModule, node: fx.Node, values: Values) -> None:
+    """Average pooling sums codes and divides: engines round the many ties differently."""
+    if node.target not in (_aten.avg_pool1d.default, _aten.avg_pool2d.default):
+        return
+    n = 1 if node.target is _aten.avg_pool1d.default else 2
+    defaults: list[Any] = [None, None, [], [0] * n, False, True, None]
+    given: list[Any] = [*node.args, *defaults[len(node.args) :]]
+    x, kernel, stride, padding, ceil_mode, count, divisor = given
+    if node.kwargs or ceil_mode or divisor or (any(padding) and not count):
+        return
+    if values[x].ndim != n + 2:
+        return
+    channels = values[x].shape[1]
+    kernel, stride, padding = ([*v] * (n // len(v)) for v in (kernel, stride or kernel, padding))
+    weight = torch.full((channels, 1, *kernel), 1.0 / prod(kernel))
+    constant = add_constant(module, node, f"{node.name}_mean", weight)
+    op = _aten.conv1d.default if n == 1 else _aten.conv2d.default
+    replace_node(node, op, (x, constant, None, stride, padding, [1] * n, channels), values)
 
 
 def _add_missing_bias(module: fx.GraphModule, node: fx.Node, values: Values) -> None:

@@ -9,7 +9,7 @@ exact states.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from spectral_edge.program import QParams, StepProgram
 from .graph import arguments, get_constant, is_float_tensor, output_nodes, record_values
 from .ops import FIXED, FLOAT, FUSABLE, MOVE, SHARE, is_clamp
 
-__all__ = ["REQUANTIZE", "Annotation", "annotate", "moves_codes"]
+__all__ = ["REQUANTIZE", "Annotation", "annotate", "moves_codes", "reads_codes"]
 
 _aten = torch.ops.aten
 
@@ -69,6 +69,14 @@ def _pads_with_a_number(node: fx.Node) -> bool:
     if node.target is not _aten.constant_pad_nd.default:
         return False
     return arguments(node, 3)[2] not in (None, 0)
+
+
+def reads_codes(node: fx.Node, group: Mapping[fx.Node, fx.Node]) -> bool:
+    """Say whether what ``node`` moves is quantised before it; looks through lists of tensors."""
+    return any(
+        source in group or (moves_codes(source) and reads_codes(source, group))
+        for source in node.all_input_nodes
+    )
 
 
 def annotate(program: StepProgram, module: fx.GraphModule) -> Annotation:
@@ -125,14 +133,16 @@ def _float_sources(node: fx.Node, values: dict[fx.Node, Any]) -> Iterator[fx.Nod
 
 
 def _exact_path(program: StepProgram, module: fx.GraphModule) -> set[fx.Node]:
-    """Return the nodes between the inputs and the outputs of float states that stay exact."""
+    """Return the nodes from the input of each exact state to its own output."""
     placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
     returned = output_nodes(module.graph)
-    exact = [i for i, spec in enumerate(program.states.values()) if spec.exact]
     inputs, outputs = len(program.inputs), len(program.outputs)
-    after = _closure([placeholders[inputs + i] for i in exact], lambda n: n.users)
-    before = _closure([returned[outputs + i] for i in exact], lambda n: n.all_input_nodes)
-    return after & before
+    path: set[fx.Node] = set()
+    for i, spec in enumerate(program.states.values()):
+        if spec.exact:
+            after = _closure([placeholders[inputs + i]], lambda n: n.users)
+            path |= after & _closure([returned[outputs + i]], lambda n: n.all_input_nodes)
+    return path
 
 
 def _closure(start: Iterable[fx.Node], neighbours: Any) -> set[fx.Node]:

@@ -9,9 +9,11 @@ rounds once. Such engines, and torch with float32 sums, then give the same integ
 
 - Convolutions and linear layers: the weight scale of each channel moves (by at most 5 %) so that
   s_x · s_w / s_y = r/q.
-- Sums: all tensors joined by sums take odd multiples of one power of two as scales (at most 3 %
-  more).
-- Products: the scale of the result moves (by at most 5 %).
+- Sums and changes of scale: all tensors joined by them take odd multiples of one power of two as
+  scales (at most 3 % more).
+- Products: the scale of the result moves (by at most 5 %). One that is part of a sum gets a power
+  of two: its values are then exact in float32 and may lie on a boundary, which all engines round
+  half to even. Zero points are even, so that they may be added before or after rounding.
 
 Kernels that round twice (tflite-runtime 2.14) still differ by a code now and then.
 """
@@ -27,17 +29,27 @@ from torch import fx
 from spectral_edge.program import QParams
 
 from .fake_quant import ActivationQuantizer, WeightQuantizer
-from .insert import quantizer_of
+from .insert import quantizer_of, quantizers
 from .ops import WEIGHTED, is_clamp
+from .quantizer import REQUANTIZE
 
 __all__ = ["odd_fraction", "separate"]
 
 _aten = torch.ops.aten
-_SUMS = (_aten.add.Tensor, _aten.sub.Tensor)
+_SUMS = (
+    _aten.add.Tensor,
+    _aten.sub.Tensor,
+    REQUANTIZE,
+    _aten.silu.default,  # x itself where x is large
+    _aten.gelu.default,
+    _aten.elu.default,
+    _aten.hardswish.default,
+)
 _PRODUCTS = (_aten.mul.Tensor, _aten.matmul.default, _aten.bmm.default, _aten.mm.default)
 _UNIT_BITS = 5  # the unit of a sum is 2^5 or more below its smallest scale
 _SLACK = 0.005  # a scale may shrink by this share
 _GROWTH = 0.05  # and grow by this
+_PRODUCT_SLACK = 0.03  # a product that is part of a sum may clip this much for a power of two
 _LARGEST_NUMERATOR = 96
 
 
@@ -57,6 +69,7 @@ def separate(module: fx.GraphModule) -> None:
     Scales change by a few percent at most; calling it again changes nothing. Tensors with
     prescribed scales stay as they are.
     """
+    _even_zero_points(module)
     summed = _separate_sums(module)
     settled = set(summed)
     for node in module.graph.nodes:
@@ -65,6 +78,14 @@ def separate(module: fx.GraphModule) -> None:
     for node in module.graph.nodes:
         if node.target in WEIGHTED:
             _separate_weight(module, node)
+
+
+def _even_zero_points(module: fx.GraphModule) -> None:
+    """Make zero points even: half to even then gives one code, added before or after rounding."""
+    for q in quantizers(module):
+        if q.fixed is None:
+            now = q.qparams()
+            q.set_qparams(QParams(now.scale, min(now.zero_point + now.zero_point % 2, 126)))
 
 
 def _result(module: fx.GraphModule, node: fx.Node) -> ActivationQuantizer | None:
@@ -101,7 +122,10 @@ def _separate_sums(module: fx.GraphModule) -> list[ActivationQuantizer]:
             q = parent[q]
         return q
 
+    results = set()
+    products = {_result(module, n) for n in module.graph.nodes if n.target in _PRODUCTS}
     for result, operands in _sums(module):
+        results.add(result)
         for operand in operands:
             parent[find(operand)] = find(result)
     joined: dict[ActivationQuantizer, list[ActivationQuantizer]] = {}
@@ -112,8 +136,14 @@ def _separate_sums(module: fx.GraphModule) -> list[ActivationQuantizer]:
         unit = 2.0 ** (floor(log2(smallest)) - _UNIT_BITS)
         for q in members:
             if q.fixed is None:
-                _move(q, _odd_multiple(q.qparams().scale, unit))
+                scale = q.qparams().scale
+                only_product = q in products and q not in results
+                _move(q, _power(scale) if only_product else _odd_multiple(scale, unit))
     return list(parent)
+
+
+def _power(scale: float) -> float:
+    return 2.0 ** ceil(log2(scale * (1 - _PRODUCT_SLACK)))
 
 
 def _odd_multiple(scale: float, unit: float) -> float:

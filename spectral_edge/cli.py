@@ -421,7 +421,7 @@ def _add_ablate_verb(verbs: Any) -> None:
         verbs,
         "ablate",
         _ablate,
-        "run experiments on the networks: a table, JSON, CSV and a plot each",
+        "run experiments on the networks, each with table and plot",
         "S1 F3 --preset toy --seeds 3 --int8 --out ablations",
     )
     p.add_argument("ids", nargs="+", help="S1 … S10, D1 … D8, F1 … F10, X1, or all")

@@ -132,7 +132,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ((), 2, "VERB"),
         (("fly",), 2, "invalid choice: 'fly'"),
-        (("ablate",), 2, "invalid choice"),
+        (("ablate",), 2, "required: ids"),
         (("run", "BUNDLE"), 2, "required: input, output"),
         (("run", "missing.seb", "WAV", "out.wav"), 2, "no bundle at missing.seb"),
         (("run", "WAV", "WAV", "out.wav"), 2, "no complete bundle"),

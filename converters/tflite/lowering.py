@@ -29,9 +29,8 @@ from .versions import op_version
 __all__ = ["Call", "Lowering", "Rule", "lowers", "supported_ops"]
 
 Operand = Value | Const
-# ratios of input to output scale that XNNPACK takes
+# that XNNPACK takes: ratio
 MAX_PRODUCT_RATIO = 2.0**8  # of the product of two scales to the result's, exclusive
-REQUANTISE_RATIOS = (2.0**-8, 2.0**7)
 
 Bounds = tuple[float | None, float | None]
 RELU_RANGES: dict[Bounds, str] = {
@@ -195,12 +194,11 @@ class Lowering:
         if value.qparams == qparams:
             return value
         key = (value.tensor, qparams)
-        if value.qparams is not None and key not in self._quantised:
-            low, high = REQUANTISE_RATIOS
-            if not low <= value.qparams.scale / qparams.scale <= high:
-                real = self.as_float(value)
-                assert isinstance(real, Value)
-                return self.as_codes(real, qparams, name)
+        if value.qparams is not None and value.qparams.scale != qparams.scale:
+            # XNNPACK changes an int8 scale with a multiplier of 8 fraction bits: through float
+            real = self.as_float(value)
+            assert isinstance(real, Value)
+            return self.as_codes(real, qparams, name)
         if key not in self._quantised:
             made = self.new(name, value.shape, value.perm, qparams.dtype, qparams)
             source = self.shaped(value.tensor, value.physical)
