@@ -29,8 +29,7 @@ from .versions import op_version
 __all__ = ["Call", "Lowering", "Rule", "lowers", "supported_ops"]
 
 Operand = Value | Const
-# that XNNPACK takes: ratio
-MAX_PRODUCT_RATIO = 2.0**8  # of the product of two scales to the result's, exclusive
+MAX_PRODUCT_RATIO = 2.0**8  # XNNPACK: two scales' product over the result's stays below
 
 Bounds = tuple[float | None, float | None]
 RELU_RANGES: dict[Bounds, str] = {
