@@ -1,11 +1,14 @@
-"""Integer test signals, the same as ``runtimes/c/test/se_test.h`` makes."""
+"""Integer test signals, the same as ``runtimes/c/test/se_test.h`` makes, and speech."""
 
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from spectral_edge import audio
 
 SIGNALS = (
     "white noise at full scale",
@@ -20,6 +23,9 @@ SIGNALS = (
     "one step once in silence",
 )
 LEVELS_DBFS = (0, -20, -40, -60)
+CLIPPED_DBFS = 24  # speech recorded far too loud
+ROOM_DBFS = -76  # noise floor under the made speech
+DEMO = Path(__file__).resolve().parents[2] / "spectral_edge" / "data" / "demo"
 LONGEST = 3 * 4096 + 6 * 4096
 
 
@@ -71,8 +77,30 @@ def hops_of(n_fft: int, hop_length: int) -> int:
 
 
 def at_level(x: NDArray[np.float64], dbfs: float) -> NDArray[np.int16]:
-    """Scale to a peak and round."""
-    return np.rint(x / np.abs(x).max() * 32767 * 10 ** (dbfs / 20)).astype(np.int16)
+    """Scale to a peak, round and saturate."""
+    scaled = np.rint(x / np.abs(x).max() * 32767 * 10 ** (dbfs / 20))
+    return np.clip(scaled, -32768, 32767).astype(np.int16)
+
+
+@lru_cache(maxsize=1)
+def _recordings() -> NDArray[np.float64]:
+    """The four voices of espeak-ng that ship with the package, with a room around them."""
+    clips = [audio.read(DEMO / name)[0][:, 0] for name in ("calibration.flac", "clean.flac")]
+    x = np.concatenate(clips).astype(np.float64)
+    room = np.random.default_rng(6).standard_normal(len(x))
+    return x + room * np.abs(x).max() * 10 ** (ROOM_DBFS / 20)
+
+
+def speech(count: int | None = None) -> NDArray[np.float64]:
+    """float64[count] of espeak-ng at 16 kHz, repeated where it ends; all of it by default."""
+    x = _recordings()
+    return np.resize(x[2000:], count) if count is not None else x
+
+
+def speech_clips(count: int | None = None) -> dict[str, NDArray[np.int16]]:
+    """Speech at every level, and clipped: +24 dB against full scale."""
+    levels = (*LEVELS_DBFS, CLIPPED_DBFS)
+    return {f"{dbfs} dBFS": at_level(speech(count), dbfs) for dbfs in levels}
 
 
 def voice(count: int) -> NDArray[np.float64]:
