@@ -105,6 +105,8 @@ def _inner_qparams(module: torch.fx.GraphModule) -> Iterator[tuple[str, Pair]]:
         if source.op == "call_function":
             requantised = origin(source)[1] is not None
             yield (node.name if requantised else source.name), pair
+        elif source.op == "placeholder":  # the quantised reading of a float state
+            yield node.name, pair
 
 
 def _varying(module: torch.fx.GraphModule) -> set[Node]:
