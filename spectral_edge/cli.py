@@ -22,6 +22,7 @@ from spectral_edge.errors import (
     LatencyGateFailed,
     QualityGateFailed,
     RuntimeUnavailable,
+    SpecError,
     SpectralEdgeError,
 )
 
@@ -218,6 +219,13 @@ def _ablate(args: argparse.Namespace) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> None:
+    if args.models:
+        rows = se.models.model_table()
+        plain = _Plain(models=[row.to_dict() for row in rows])
+        _show(args, plain, se.models.models_as_text(rows))
+        return
+    if args.bundle is None:
+        raise SpecError("inspect needs a bundle, or --models for the table of networks")
     from spectral_edge.inspection import inspect_bundle
 
     _show(args, inspect_bundle(args.bundle))
@@ -508,7 +516,8 @@ def _add_bundle_verbs(verbs: Any) -> None:
     p.add_argument("-o", "--output", help="page to write: .md or .html (default: print markdown)")
 
     p = _verb(verbs, "inspect", _inspect, "show what is in a bundle", "denoiser.seb")
-    p.add_argument("bundle")
+    p.add_argument("bundle", nargs="?")
+    p.add_argument("--models", action="store_true", help="count every network instead")
 
     _verb(verbs, "doctor", _doctor, "what works on this machine, and what to install", "")
 

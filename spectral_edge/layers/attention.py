@@ -87,16 +87,19 @@ class ConvAttention(nn.Module):
     """Large-kernel convolution times values: the spectrum attention of SAF, separable and causal.
 
     ``y = x + norm(out(A ⊙ V))`` with ``V = 1×1`` and ``A`` = 1×1, ReLU6, depth-wise k_t×1,
-    depth-wise 1×k_f. Both factors end in BatchNorm, so the product has a known range.
+    depth-wise 1×k_f. Both factors end in BatchNorm, so the product has a known range. With
+    ``lookahead`` the convolution along time sees that many later frames.
 
     ``forward``: float32[batch, channels, frames, bands] -> the same shape.
     """
 
-    def __init__(self, channels: int, kernel: tuple[int, int]) -> None:
+    def __init__(self, channels: int, kernel: tuple[int, int], lookahead: int = 0) -> None:
         super().__init__()
         frames, bands = kernel
         self.enter = conv_norm(channels, channels)
-        self.along_time = conv_norm(channels, channels, (frames, 1), groups=channels, relu=False)
+        self.along_time = conv_norm(
+            channels, channels, (frames, 1), groups=channels, relu=False, lookahead=lookahead
+        )
         self.along_bands = conv_norm(channels, channels, (1, bands), groups=channels, relu=False)
         self.value = conv_norm(channels, channels, relu=False)
         self.out = conv_norm(channels, channels, relu=False, gamma=BRANCH_GAMMA)

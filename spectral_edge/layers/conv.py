@@ -9,7 +9,7 @@ __all__ = ["CausalConv2d", "DepthwiseSeparable", "conv_norm"]
 
 
 class CausalConv2d(nn.Conv2d):
-    """Convolution that sees past frames only; bins are padded symmetrically.
+    """Convolution that sees past frames (and ``lookahead`` later ones); bins are padded evenly.
 
     The past is made by explicit left padding, so that the convolution itself has no padding along
     time: a stream then replaces exactly one op (the padding) by a state.
@@ -25,6 +25,7 @@ class CausalConv2d(nn.Conv2d):
         dilation: dilation along frames.
         groups: as in ``nn.Conv2d``.
         bias: False when BatchNorm follows.
+        lookahead: frames of the kernel that lie after the frame of the output.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class CausalConv2d(nn.Conv2d):
         dilation: int = 1,
         groups: int = 1,
         bias: bool = True,
+        lookahead: int = 0,
     ) -> None:
         super().__init__(
             in_channels,
@@ -48,11 +50,12 @@ class CausalConv2d(nn.Conv2d):
             groups=groups,
             bias=bias,
         )
-        self.past_frames = (kernel[0] - 1) * dilation
+        self.past_frames = (kernel[0] - 1) * dilation - lookahead
+        self.lookahead = lookahead
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.past_frames:
-            x = F.pad(x, (0, 0, self.past_frames, 0))
+        if self.past_frames or self.lookahead:
+            x = F.pad(x, (0, 0, self.past_frames, self.lookahead))
         return super().forward(x)
 
 
@@ -66,6 +69,7 @@ def conv_norm(
     groups: int = 1,
     relu: bool = True,
     gamma: float = 1.0,
+    lookahead: int = 0,
 ) -> nn.Sequential:
     """Return convolution, BatchNorm and (with ``relu``) ReLU6: one integer op after folding.
 
@@ -80,6 +84,7 @@ def conv_norm(
         dilation=dilation,
         groups=groups,
         bias=False,
+        lookahead=lookahead,
     )
     norm = nn.BatchNorm2d(out_channels)
     nn.init.constant_(norm.weight, gamma)

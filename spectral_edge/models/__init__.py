@@ -6,7 +6,7 @@ from .ast import Ast, AstSize, ast_model
 from .aum import Aum, AumSize, aum_model
 from .checkpoint import load_checkpoint, save_checkpoint
 from .classifiers import CLASSIFIERS, build_classifier
-from .counters import ModelRow, model_table
+from .counters import ModelRow, model_table, models_as_text
 from .dsm import Dsm, DsmSize, dsm_model, prepare_integer_spectrum
 from .dsm_stream import DsmStream, DsmStreamSize, dsm_stream_model
 from .registry import MODELS, build
@@ -36,6 +36,7 @@ __all__ = [
     "dsm_stream_model",
     "load_checkpoint",
     "model_table",
+    "models_as_text",
     "prepare_integer_spectrum",
     "saf_edge_l",
     "saf_edge_m",

@@ -21,6 +21,7 @@ __all__ = ["load_checkpoint", "save_checkpoint"]
 
 FORMAT = "spectral-edge checkpoint"
 KEYS = {"format", "version", "model", "frontend", "weights", "info"}
+OPTIONS = "options"  # only in files of networks that were built with some
 
 
 def save_checkpoint(
@@ -29,6 +30,7 @@ def save_checkpoint(
     frontend: StftFrontend,
     weights: Mapping[str, torch.Tensor],
     info: Mapping[str, Any],
+    options: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a checkpoint that ``torch.load(weights_only=True)`` reads; atomic.
 
@@ -38,6 +40,7 @@ def save_checkpoint(
         frontend: the front end the weights belong to.
         weights: state dict.
         info: plain data (numbers, strings, lists, dicts) about the training.
+        options: what :func:`spectral_edge.models.build` was given besides name and front end.
 
     Returns:
         The path.
@@ -52,6 +55,8 @@ def save_checkpoint(
         "weights": {key: value.detach().cpu().clone() for key, value in weights.items()},
         "info": dict(info),
     }
+    if options:
+        data[OPTIONS] = dict(options)
     partial = path.with_name(path.name + ".partial")
     torch.save(data, partial)
     os.replace(partial, path)
@@ -79,12 +84,13 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, StftFrontend, dict[str
             f"checkpoint {path} cannot be read ({str(error).splitlines()[0]}): "
             "pass a .pt file written by training"
         ) from None
-    if not isinstance(data, dict) or data.get("format") != FORMAT or set(data) != KEYS:
+    known = isinstance(data, dict) and data.get("format") == FORMAT
+    if not known or set(data) - {OPTIONS} != KEYS:
         raise SpecError(f"{path} is not a {FORMAT}: pass a .pt file written by training")
     if data["version"] != 1:
         raise SpecError(f"checkpoint {path} has version {data['version']}, this release reads 1")
     frontend = frontend_from_dict(data["frontend"])
-    model = build(data["model"], frontend)
+    model = build(data["model"], frontend, **data.get(OPTIONS, {}))
     weights = {
         key: value.float() if value.is_floating_point() else value
         for key, value in data["weights"].items()

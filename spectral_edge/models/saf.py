@@ -19,7 +19,7 @@ Decisions for integer kernels (every op must have one, or the engine falls out o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,7 @@ class SafSize:
         dilations: dilation of each temporal block.
         expansion: hidden width of a temporal block as a multiple of C.
         heads: heads of the local band attention; 0 replaces it by a depth-wise 1×3 convolution.
+        lookahead: later frames that the first large kernel sees; the output is late by as many.
     """
 
     channels: int
@@ -72,6 +73,11 @@ class SafSize:
     expansion: float
     heads: int
     dilations: tuple[int, ...] = (1, 2, 4, 8)
+    lookahead: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.lookahead < self.kernel[0]:
+            raise SpecError(f"lookahead is {self.lookahead}, must be 0…{self.kernel[0] - 1} frames")
 
 
 SIZES = {
@@ -86,7 +92,7 @@ SIZES = {
 class SafLayer(nn.Sequential):
     """Local band attention, convolutional attention, temporal blocks; all residual."""
 
-    def __init__(self, size: SafSize, bands: int) -> None:
+    def __init__(self, size: SafSize, bands: int, lookahead: int = 0) -> None:
         channels = size.channels
         hidden = int(channels * size.expansion)
         local = (
@@ -94,7 +100,7 @@ class SafLayer(nn.Sequential):
         )
         super().__init__(
             local,
-            ConvAttention(channels, size.kernel),
+            ConvAttention(channels, size.kernel, lookahead),
             *(TemporalBlock(channels, hidden, dilation) for dilation in size.dilations),
         )
 
@@ -117,7 +123,7 @@ class SafEdge(nn.Module):
 
     ``forward``: features float32[batch, channels, frames, bins] (channels and bins of the front
     end) -> ``{"mask": float32[batch, 1, frames, bins] in (0, 1), "bias": float32[batch, 2, frames,
-    bins]}``. Causal: a frame of the output depends on no later frame.
+    bins]}``. A frame of the output depends on no frame later than ``size.lookahead`` after it.
 
     Args:
         frontend: gives channels and bins; its head must be ``mask_bias``.
@@ -144,7 +150,9 @@ class SafEdge(nn.Module):
         self.down1 = DepthwiseSeparable(channels, (1, 3), stride=2)
         self.down2 = DepthwiseSeparable(channels, (1, 3), stride=2)
         self.block = DepthwiseSeparable(channels, (3, 3))
-        self.layers = nn.Sequential(*(SafLayer(size, bands) for _ in range(size.layers)))
+        self.layers = nn.Sequential(
+            *(SafLayer(size, bands, 0 if i else size.lookahead) for i in range(size.layers))
+        )
         self.up1 = UpStage(channels, quarter)
         self.up2 = UpStage(channels, half)
         self.smooth = conv_norm(channels, channels, (1, 3), groups=channels)
@@ -167,26 +175,30 @@ class SafEdge(nn.Module):
         return {"mask": torch.sigmoid(self.mask(x)), "bias": self.bias(x)}
 
 
-def saf_edge_nano(frontend: StftFrontend) -> SafEdge:
+def _edge(name: str, frontend: StftFrontend, lookahead: int) -> SafEdge:
+    return SafEdge(frontend, replace(SIZES[name], lookahead=lookahead))
+
+
+def saf_edge_nano(frontend: StftFrontend, *, lookahead: int = 0) -> SafEdge:
     """Return the 11 K-parameter size, for microcontroller-class devices."""
-    return SafEdge(frontend, SIZES["saf_edge_nano"])
+    return _edge("saf_edge_nano", frontend, lookahead)
 
 
-def saf_edge_xs(frontend: StftFrontend) -> SafEdge:
+def saf_edge_xs(frontend: StftFrontend, *, lookahead: int = 0) -> SafEdge:
     """Return the 32 K-parameter size, for a Pi Zero 2 W."""
-    return SafEdge(frontend, SIZES["saf_edge_xs"])
+    return _edge("saf_edge_xs", frontend, lookahead)
 
 
-def saf_edge_s(frontend: StftFrontend) -> SafEdge:
+def saf_edge_s(frontend: StftFrontend, *, lookahead: int = 0) -> SafEdge:
     """Return the 63 K-parameter size, the default."""
-    return SafEdge(frontend, SIZES["saf_edge_s"])
+    return _edge("saf_edge_s", frontend, lookahead)
 
 
-def saf_edge_m(frontend: StftFrontend) -> SafEdge:
+def saf_edge_m(frontend: StftFrontend, *, lookahead: int = 0) -> SafEdge:
     """Return the 134 K-parameter size."""
-    return SafEdge(frontend, SIZES["saf_edge_m"])
+    return _edge("saf_edge_m", frontend, lookahead)
 
 
-def saf_edge_l(frontend: StftFrontend) -> SafEdge:
+def saf_edge_l(frontend: StftFrontend, *, lookahead: int = 0) -> SafEdge:
     """Return the 334 K-parameter size, for a Pi 5."""
-    return SafEdge(frontend, SIZES["saf_edge_l"])
+    return _edge("saf_edge_l", frontend, lookahead)

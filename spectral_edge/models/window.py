@@ -17,6 +17,7 @@ from spectral_edge.streaming.attention import on_pairs
 from spectral_edge.streaming.rewrite import Rewriter
 from spectral_edge.streaming.rules import RULES
 from spectral_edge.streaming.trace import trace
+from spectral_edge.streaming.value import Refused
 
 __all__ = ["window_program"]
 
@@ -27,7 +28,11 @@ class _WindowRewriter(Rewriter):
     """Rewriting where no tensor has a time axis: shapes become concrete, nothing else changes."""
 
     def _outputs(self, node: fx.Node) -> list[Any]:
-        return [self.env[leaf] for leaf in torch.utils._pytree.tree_leaves(node.args[0])]
+        found = [self.env[leaf] for leaf in torch.utils._pytree.tree_leaves(node.args[0])]
+        for value in found:
+            if isinstance(value, Refused):
+                raise value.error
+        return found
 
 
 def window_program(model: nn.Module, example: torch.Tensor) -> StepProgram:

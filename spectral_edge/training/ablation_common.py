@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import spectral_edge as se
-from spectral_edge.errors import SpecError
+from spectral_edge.errors import ConversionError, SpecError
 from spectral_edge.models.ast import Ast
 from spectral_edge.models.aum import Aum
 from spectral_edge.models.dsm import Dsm, prepare_integer_spectrum
@@ -107,7 +108,8 @@ def classify_once(
     value = evaluate_classifier(model, test)["accuracy"]
     int8 = None
     if context.int8 or force_int8:
-        int8 = int8_scores(model, train.inputs[:CALIBRATION], test)["accuracy"]
+        with suppress(ConversionError):  # such as an FFT: no integer form, the column stays empty
+            int8 = int8_scores(model, train.inputs[:CALIBRATION], test)["accuracy"]
     more = extras(model) if extras is not None else {}
     return Outcome(value, model, test.inputs[:1], int8, more)
 

@@ -34,6 +34,15 @@ def test_weights_front_end_and_info_come_back(tmp_path: Path, half: bool) -> Non
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
 
 
+def test_options_of_the_network_come_back(tmp_path: Path) -> None:
+    weights = build("saf_edge_nano", FRONTEND, lookahead=2).state_dict()
+    save_checkpoint(
+        tmp_path / "a.pt", "saf_edge_nano", FRONTEND, weights, {}, options={"lookahead": 2}
+    )
+    model, _, _ = load_checkpoint(tmp_path / "a.pt")
+    assert model.layers[0][1].along_time[0].lookahead == 2
+
+
 def test_missing_file_says_what_to_pass(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"no\.pt does not exist: pass a \.pt file"):
         load_checkpoint(tmp_path / "no.pt")

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
+import spectral_edge as se
 from spectral_edge.errors import SpecError
 from spectral_edge.frontend import StftFrontend
 from spectral_edge.layers import LocalBandAttention
@@ -88,6 +89,36 @@ def test_later_frames_do_not_change_earlier_outputs(name: str) -> None:
     for key in ("mask", "bias"):
         assert torch.equal(before[key][:, :, :25], after[key][:, :, :25])
         assert not torch.allclose(before[key][:, :, 25], after[key][:, :, 25])
+
+
+@pytest.mark.parametrize(("name", "lookahead"), [("saf_edge_nano", 1), ("saf_edge_s", 5)])
+def test_lookahead_is_exactly_that_many_frames(name: str, lookahead: int) -> None:
+    torch.manual_seed(0)
+    model = build(name, StftFrontend(), lookahead=lookahead).eval()
+    features = torch.randn(1, 3, 30, 257)
+    changed = features.clone()
+    changed[:, :, 20:] += 1.0
+    with torch.no_grad():
+        moved = (model(features)["mask"] - model(changed)["mask"]).abs().amax((0, 1, 3))
+    assert moved.nonzero()[0] == 20 - lookahead
+    plain = build(name, StftFrontend())
+    assert [p.shape for p in model.parameters()] == [p.shape for p in plain.parameters()]
+
+
+def test_lookahead_streams_with_that_delay() -> None:
+    torch.manual_seed(0)
+    model = build("saf_edge_nano", StftFrontend(), lookahead=2).eval()
+    program = se.streamify(model, torch.randn(1, 3, 8, 257), time_dim=2, check_lengths=(11,))
+    assert (program.delay, program.hop_multiple) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"lookahead": 7}, "must be 0…6 frames"), ({"ahead": 1}, "saf_edge_s has no option 'ahead'")],
+)
+def test_wrong_options_are_refused(options: dict[str, int], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        build("saf_edge_s", StftFrontend(), **options)
 
 
 @pytest.mark.parametrize("name", QUICK_SIZES)
