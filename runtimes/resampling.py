@@ -7,12 +7,14 @@ bridge returns as many samples as it gets and any split of the same audio gives 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from spectral_edge.audio import Resampler, to_int16
 
-from .scheduler import HopFifo
+from .scheduler.fifo import HopFifo
 
 __all__ = ["RateBridge"]
 
@@ -56,6 +58,24 @@ class RateBridge:
         assert len(ready) >= len(block), "the measured latency is a bound"
         self._ready = ready[len(block) :]
         return ready[: len(block)]
+
+    def finish(self, end_clip: Callable[[], object]) -> NDArray[np.float32]:
+        """Return the tail, float32[latency]; the stream has ended, :meth:`reset` begins another.
+
+        Args:
+            end_clip: called when the last sample has gone into the FIFO.
+        """
+        last = to_int16(self._down.push(np.zeros(0, np.float32), last=True))
+        parts = [np.empty(len(last), np.int16), np.empty(self._native_latency, np.int16)]
+        self._fifo.exchange(last, parts[0])
+        end_clip()
+        self._fifo.exchange(np.zeros(self._native_latency, np.int16), parts[1])
+        again = [self._resample_back(part) for part in parts]
+        again.append(self._up.push(np.zeros(0, np.float32), last=True))
+        tail: NDArray[np.float32] = np.zeros(self.latency, np.float32)
+        ready = np.concatenate([self._ready, *again])[: self.latency]
+        tail[: len(ready)] = ready  # one sample may be missing: rates are rounded twice
+        return tail
 
     def _resample_back(self, pcm: NDArray[np.int16]) -> NDArray[np.float32]:
         """Drop the bundle's own latency, so that what follows is aligned, and change the rate."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -12,11 +11,13 @@ from numpy.typing import NDArray
 
 from spectral_edge.audio import to_int16
 from spectral_edge.bundle import Bundle
-from spectral_edge.errors import StreamError
+from spectral_edge.errors import SpecError, StreamError
 
 from .engines.registry import load_engine, pick_engine
 from .resampling import RateBridge
-from .stream import ChannelState, ChannelStream, check_streamable
+from .saved_state import SessionState
+from .scheduler.shared import SharedEngine
+from .stream import ChannelStream, check_streamable, latency_frames
 
 __all__ = ["Session", "SessionState", "open"]
 
@@ -24,17 +25,9 @@ MAX_CHANNELS = 64
 _STEP = np.float32(1 / 32768)  # float 1.0 is one step above the largest int16
 
 
-@dataclass(frozen=True)
-class SessionState:
-    """Everything a session remembers between two blocks, per channel."""
-
-    bundle_sha256: str
-    channels: tuple[ChannelState, ...]
-
-
 def open(
     path: str | os.PathLike[str] | Bundle,
-    engine: str | None = None,
+    engine: str | SharedEngine | None = None,
     threads: int = 1,
     sample_rate: int | None = None,
     backend: str = "auto",
@@ -44,7 +37,9 @@ def open(
     Args:
         path: a ``.seb`` file, a bundle directory, or a loaded bundle.
         engine: ``litert``, ``tflite-runtime``, ``onnxruntime`` or ``tensorflow``; None takes the
-            first of the first three that is installed and that the bundle has a file for.
+            first of the first three that is installed and that the bundle has a file for. A
+            :class:`~spectral_edge.runtimes.scheduler.SharedEngine` runs the streams of any number
+            of sessions; otherwise every channel gets an engine, which is faster and larger.
         threads: threads of the engine; small streaming networks are fastest with one.
         sample_rate: Hz of the audio that will be pushed; when it is not the bundle's, audio is
             resampled on the way in and out, which needs soxr.
@@ -77,22 +72,27 @@ class Session:
     def __init__(
         self,
         bundle: Bundle,
-        engine: str | None = None,
+        engine: str | SharedEngine | None = None,
         threads: int = 1,
         sample_rate: int | None = None,
         backend: str = "auto",
     ) -> None:
         frontend = check_streamable(bundle)
         self.bundle = bundle
-        self.engine = pick_engine(bundle, engine).name
-        self.threads = threads
+        self._shared = engine if isinstance(engine, SharedEngine) else None
+        if self._shared is None:
+            assert not isinstance(engine, SharedEngine)
+            self.engine, self.threads = pick_engine(bundle, engine).name, threads
+        else:
+            _check_same(self._shared.bundle, bundle)
+            self.engine, self.threads = self._shared.engine.name, self._shared.engine.threads
         self.sample_rate = frontend.sample_rate if sample_rate is None else sample_rate
         self._backend = backend
         self._frontend = frontend
         self._closed = False
         self._streams: list[ChannelStream] = []
         self._bridges: list[RateBridge] = []
-        self._native_latency = frontend.n_fft + bundle.delay * frontend.hop_length
+        self._native_latency = frontend.n_fft + latency_frames(bundle) * frontend.hop_length
         self._format: tuple[np.dtype[Any], int | None] | None = None  # of the stream under way
         self._add_stream()
         self.latency_samples = self._bridges[0].latency if self._bridges else self._native_latency
@@ -111,6 +111,19 @@ class Session:
     def streams(self) -> tuple[ChannelStream, ...]:
         """The channels, for those who measure."""
         return tuple(self._streams)
+
+    def prepare(self, channels: int) -> None:
+        """Open what ``channels`` need now rather than with the first block.
+
+        Raises:
+            StreamError: the session is closed.
+            SpecError: channels out of range.
+        """
+        self._require_open()
+        if not 1 <= channels <= MAX_CHANNELS:
+            raise SpecError(f"channels is {channels}, must be 1…{MAX_CHANNELS}")
+        while len(self._streams) < channels:
+            self._add_stream()
 
     def push(self, block: NDArray[Any]) -> NDArray[Any]:
         """Take in a block and return one of the same length, dtype and channels, late.
@@ -133,17 +146,18 @@ class Session:
     def flush(self) -> NDArray[Any]:
         """Return the tail: the last ``latency_samples`` of the stream, and end it.
 
-        The next block begins another stream, as after :meth:`reset`.
+        A program with lookahead learns here that the clip has ended, so that the tail is what the
+        model gives for the whole clip. The next block begins another stream, as after
+        :meth:`reset`.
 
         Raises:
             StreamError: the session is closed.
         """
         self._require_open()
         dtype, channels = self._format or (np.dtype(np.int16), None)
-        shape = (self.latency_samples,) if channels is None else (self.latency_samples, channels)
-        tail = self.push(np.zeros(shape, dtype))
+        tails = [self._end_channel(c, dtype) for c in range(channels or 1)]
         self.reset()
-        return tail
+        return tails[0] if channels is None else np.stack(tails, axis=1)
 
     def process(self, clip: NDArray[Any]) -> NDArray[Any]:
         """Enhance a whole clip: same length, dtype and channels, aligned with it.
@@ -183,13 +197,16 @@ class Session:
         """
         self._require_open()
         self._require_native("state")
-        return SessionState(self.bundle.sha256, tuple(s.state() for s in self._streams))
+        dtype, axes = self._format or (None, None)
+        channels = tuple(s.state() for s in self._streams)
+        return SessionState(self.bundle.sha256, channels, dtype and dtype.name, axes)
 
     def load_state(self, state: SessionState) -> None:
         """Return to what :meth:`state` gave, here or in another session of the same bundle.
 
         Raises:
-            StreamError: a state of another bundle, a closed session, or one that resamples.
+            StreamError: a state of another bundle or that does not fit it, a closed session, or one
+                that resamples. The session stays as it was.
         """
         self._require_open()
         self._require_native("load_state")
@@ -198,10 +215,18 @@ class Session:
                 f"state is of bundle {state.bundle_sha256[:12]}…, "
                 f"this session runs {self.bundle.sha256[:12]}…"
             )
-        while len(self._streams) < len(state.channels):
-            self._add_stream()
-        for stream, channel in zip(self._streams, state.channels, strict=False):
-            stream.load_state(channel)
+        self.prepare(len(state.channels))
+        before = [stream.state() for stream in self._streams]
+        try:
+            for stream in self._streams[len(state.channels) :]:
+                stream.reset()
+            for stream, channel in zip(self._streams, state.channels, strict=False):
+                stream.load_state(channel)
+        except StreamError:
+            for stream, channel in zip(self._streams, before, strict=True):
+                stream.load_state(channel)
+            raise
+        self._format = None if state.dtype is None else (np.dtype(state.dtype), state.axes)
 
     def describe(self) -> dict[str, Any]:
         """Return plain data: bundle, engine, front end backend, rates, latency, channels."""
@@ -222,7 +247,7 @@ class Session:
 
     def close(self) -> None:
         """Give up engine and buffers; anything but another ``close`` is then an error."""
-        self._closed = True
+        self._closed, self._shared = True, None
         self._bridges.clear()
         self._streams.clear()
 
@@ -251,6 +276,14 @@ class Session:
         self._streams[channel].fifo.exchange(to_int16(block), pcm)
         return pcm.astype(np.float32) * _STEP
 
+    def _end_channel(self, channel: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Return the tail of one channel [latency_samples] in ``dtype``."""
+        if self._bridges:
+            late = self._bridges[channel].finish(self._streams[channel].end_clip)
+            return late if dtype == np.float32 else to_int16(late)
+        self._streams[channel].end_clip()
+        return self._push_channel(channel, np.zeros(self.latency_samples, dtype))
+
     def _admit(self, block: NDArray[Any]) -> None:
         """Check a block against the stream under way and make room for its channels."""
         self._require_open()
@@ -263,13 +296,15 @@ class Session:
                 f"block is {_form_text(form)}, this stream began with {_form_text(self._format)}; "
                 "call reset() to begin another stream"
             )
-        while len(self._streams) < (form[1] or 1):
-            self._add_stream()
+        self.prepare(form[1] or 1)
         self._format = form
 
     def _add_stream(self) -> None:
-        """Open the engine once more: channels are separate streams."""
-        engine = load_engine(self.bundle, self.engine, self.threads)
+        """Open one more stream: channels have engines of their own, unless they were given one."""
+        if self._shared is None:
+            engine = load_engine(self.bundle, self.engine, self.threads)
+        else:
+            engine = self._shared.lend()
         stream = ChannelStream(self.bundle, engine, self._backend)
         native = self._frontend.sample_rate
         if self.sample_rate != native:
@@ -288,6 +323,14 @@ class Session:
                 f"{method}() needs audio at the bundle's {self._frontend.sample_rate} Hz, "
                 f"this session resamples from {self.sample_rate} Hz"
             )
+
+
+def _check_same(shared: Bundle, bundle: Bundle) -> None:
+    if shared.sha256 != bundle.sha256:
+        raise SpecError(
+            f"the shared engine runs {shared.path.name}, the session is of {bundle.path.name}; "
+            "open the session with the bundle of the engine"
+        )
 
 
 def _check_block(block: Any) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from spectral_edge.bundle import Bundle
@@ -15,11 +16,15 @@ from spectral_edge.frontend import StftFrontend
 from spectral_edge.manifest import TensorEntry
 
 from .engines.base import Port, StepEngine
-from .scheduler import HopFifo
+from .scheduler.fifo import HopFifo
+from .scheduler.framed import FramedEngine
 
-__all__ = ["ChannelState", "ChannelStream", "check_streamable"]
+__all__ = ["ChannelState", "ChannelStream", "check_streamable", "latency_frames"]
 
 NCHW, NHWC = (0, 1, 2, 3), (0, 2, 3, 1)
+# States of a program with lookahead, as StepProgram names them (which needs torch): steps taken,
+# and frames of the clip, which the host sets at the end.
+CLOCK, LENGTH, LENGTH_UNKNOWN = "clock", "length", 1 << 30
 _LAYOUTS = {NCHW: "nchw", NHWC: "nhwc"}
 
 
@@ -36,24 +41,26 @@ def check_streamable(bundle: Bundle) -> StftFrontend:
     """Return the front end of a bundle that turns audio into audio.
 
     Raises:
-        RuntimeUnfit: no front end, a head that makes no audio, or several frames per step.
+        RuntimeUnfit: no front end, a head that makes no audio, or several inputs.
     """
     frontend, name = bundle.frontend, bundle.path.name
-    if frontend is None:
+    if not isinstance(frontend, StftFrontend):
+        seen = "no front end" if frontend is None else f"front end {frontend.kind!r}"
         raise RuntimeUnfit(
-            f"{name} has no front end; a session needs one, see spectral_edge.export"
+            f"{name} has {seen}; a session needs an StftFrontend, see spectral_edge.export"
         )
-    if frontend.head not in ("mask", "mask_bias"):
+    if not isinstance(frontend, StftFrontend) or frontend.head not in ("mask", "mask_bias"):
         raise RuntimeUnfit(
             f"{name} has head {frontend.head!r}; a session makes audio from 'mask' or 'mask_bias'"
-        )
-    if bundle.manifest["hop_multiple"] != 1:
-        raise RuntimeUnfit(
-            f"{name} takes {bundle.manifest['hop_multiple']} frames a step; a session takes 1"
         )
     if len(bundle.inputs) != 1:
         raise RuntimeUnfit(f"{name} has {len(bundle.inputs)} inputs; a session feeds one")
     return frontend
+
+
+def latency_frames(bundle: Bundle) -> int:
+    """Return the frames by which a mask comes after its frame: lookahead, and frames collected."""
+    return bundle.delay + int(bundle.manifest["hop_multiple"]) - 1
 
 
 class ChannelStream:
@@ -66,14 +73,22 @@ class ChannelStream:
     def __init__(self, bundle: Bundle, engine: StepEngine, backend: str = "auto") -> None:
         frontend = check_streamable(bundle)
         source, mask, bias = _heads(bundle, frontend)
+        if bundle.manifest["hop_multiple"] != 1:
+            engine = FramedEngine(engine, bundle)
         self.engine = engine
+        self._overlap = frontend.n_fft - frontend.hop_length
+        self._has_end = _has_end(bundle)
+        self._open, self._shut = _codes(mask, 1.0), _codes(mask, 0.0)
+        if bias:
+            self._open |= _codes(bias, 0.0)
+            self._shut |= _codes(bias, 0.0)
         self.frontend = FrontendStream(
             frontend,
             source.qparams,
             mask.qparams,
             bias.qparams if bias else None,
             backend=backend,
-            delay=bundle.delay,
+            delay=latency_frames(bundle),
         )
         self.fifo = HopFifo(frontend.hop_length, self.hop)
         ports = [engine.ports.inputs[source.name], engine.ports.outputs[mask.name]]
@@ -89,8 +104,8 @@ class ChannelStream:
         )
         self._calls: tuple[Callable[[], object], ...] = (
             self.frontend.analyze,
-            engine.invoke,
-            engine.hand_over,
+            self.engine.invoke,
+            self.engine.hand_over,
             self.frontend.synthesize,
         )
 
@@ -101,6 +116,32 @@ class ChannelStream:
         invoke()
         hand_over()
         synthesize()
+
+    def bypass(self) -> None:
+        """Let the audio of one hop through without running the model; its states stay."""
+        self._pass_over(self._open)
+
+    def mute(self) -> None:
+        """Give silence for one hop without running the model; its states stay."""
+        self._pass_over(self._shut)
+
+    def end_clip(self) -> None:
+        """Tell a program with lookahead that no sample follows the last one; silence may.
+
+        The clip is as long as :meth:`StftSimulation.analyze` makes it, so that what follows is what
+        the model gives offline, where padding begins after the last frame.
+        """
+        if not self._has_end:
+            return
+        samples = self.fifo.fill + self._overlap
+        frames = -(-samples // len(self.fifo.hop_in))  # that are still to come
+        states = self.engine.state()
+        step = 1
+        if isinstance(self.engine, FramedEngine):
+            step = self.engine.frames
+            frames += self.engine.position
+        states[LENGTH][...] = (int(states[CLOCK][0]) + -(-frames // step)) * step
+        self.engine.load_state(states)
 
     def reset(self) -> None:
         """Return to the state before the first sample."""
@@ -113,10 +154,41 @@ class ChannelStream:
         return ChannelState(self.frontend.state(), self.engine.state(), self.fifo.state())
 
     def load_state(self, state: ChannelState) -> None:
-        """Return to what :meth:`state` gave."""
+        """Return to what :meth:`state` gave.
+
+        Raises:
+            StreamError: a part that does not belong here; the parts before it are loaded.
+        """
         self.engine.load_state(state.model)
         self.frontend.load_state(state.frontend)
         self.fifo.load_state(state.fifo)
+
+    def _pass_over(self, codes: Mapping[str, int | float]) -> None:
+        self.frontend.analyze()
+        if isinstance(self.engine, FramedEngine):
+            self.engine.pass_over(codes)
+        else:
+            for name, code in codes.items():
+                self.engine.outputs[name].fill(code)
+        self.frontend.synthesize()
+
+
+def _codes(entry: TensorEntry, value: float) -> dict[str, int | float]:
+    """Return by name what a tensor holds where its real value is ``value``, saturated."""
+    if entry.qparams is None:
+        return {entry.name: value}
+    return {entry.name: int(entry.qparams.quantize(np.array([value], np.float32))[0])}
+
+
+def _has_end(bundle: Bundle) -> bool:
+    """True for a program whose states include the clip's length, set by the host."""
+    length, clock = bundle.states.get(LENGTH), bundle.states.get(CLOCK)
+    return (
+        length is not None
+        and clock is not None
+        and length.dtype == clock.dtype == "int32"
+        and length.initial_code == LENGTH_UNKNOWN
+    )
 
 
 def _heads(

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spectral_edge.errors import StreamError
+
 __all__ = ["HopFifo"]
 
 
@@ -67,7 +69,20 @@ class HopFifo:
         return {"hop_in": self.hop_in.copy(), "hop_out": self.hop_out.copy(), "fill": self.fill}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Return to what :meth:`state` gave."""
+        """Return to what :meth:`state` gave.
+
+        Raises:
+            StreamError: hops of another length or dtype, or a fill that is no place in a hop.
+        """
+        hop = len(self.hop_in)
+        for name in ("hop_in", "hop_out"):
+            value = state[name]
+            if value.shape != (hop,) or value.dtype != np.int16:
+                raise StreamError(
+                    f"{name} of the state is {value.dtype}{list(value.shape)}, must be int16[{hop}]"
+                )
+        if not 0 <= int(state["fill"]) < hop:
+            raise StreamError(f"fill of the state is {state['fill']}, must be 0…{hop - 1}")
         self.hop_in[...] = state["hop_in"]
         self.hop_out[...] = state["hop_out"]
         self.fill = int(state["fill"])
