@@ -212,6 +212,7 @@ def _ablate(args: argparse.Namespace) -> None:
                 int8=args.int8,
                 out=args.out,
                 data_root=args.data,
+                audio=args.audio,
                 effort=args.effort,
                 progress=lambda done, total, _: tell(done / max(total, 1)),
             )
@@ -442,6 +443,9 @@ def _add_ablate_verb(verbs: Any) -> None:
     )
     p.add_argument("--out", default="ablations", help="folder for results (default: %(default)s)")
     p.add_argument("--data", help="folder of real data, for --preset full")
+    p.add_argument(
+        "--audio", choices=("keywords", "esc10"), default="keywords", help="sounds of --preset full"
+    )
     p.add_argument("--effort", type=float, default=1.0, help="share of the training (a quick look)")
 
 

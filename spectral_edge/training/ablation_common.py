@@ -26,7 +26,15 @@ from .classify_recipe import ClassifyRecipe, load_classify_recipe
 from .examples import load_features
 from .labelled import FeatureSet
 
-__all__ = ["Splits", "classify_once", "int8_program", "int8_scores", "splits_for"]
+__all__ = [
+    "Splits",
+    "classify_once",
+    "int8_program",
+    "int8_scores",
+    "splits_for",
+    "training",
+    "window_frames",
+]
 
 Splits = tuple[FeatureSet, FeatureSet, FeatureSet]  # train, val, test
 CALIBRATION = 48  # examples
@@ -50,8 +58,10 @@ def _data_recipe(kind: str, mels: int, frames: int, root: Path | None) -> Classi
         data, features = {"kind": kind, "examples": [960, 120, 360]}, {}
     elif kind == "keywords":
         data = {"kind": "csv", "root": f"{root}/keywords/gsc12.csv"}
+    elif kind == "esc10":
+        data = {"kind": "csv", "root": f"{root}/esc/esc10.csv"}
     elif kind == "images":
-        data = {"kind": "fashion_mnist", "root": f"{root}/images", "examples": [12000, 2000, 4000]}
+        data = {"kind": "fashion_mnist", "root": f"{root}/images", "examples": [12000, 2000, 0]}
         features = {"size": [32, 32]}
     else:
         raise SpecError(f"no data called {kind!r}")
@@ -60,11 +70,17 @@ def _data_recipe(kind: str, mels: int, frames: int, root: Path | None) -> Classi
     )
 
 
-def splits_for(context: Context, kind: str, mels: int = 40, frames: int = 100) -> Splits:
+def window_frames(context: Context) -> int:
+    """Return the frames of a window: 0.96 s, of five-second clips 4.96 s."""
+    return 496 if not context.toy and context.audio == "esc10" else 96
+
+
+def splits_for(context: Context, kind: str, mels: int = 64, frames: int | None = None) -> Splits:
     """Return (train, val, test) of ``kind`` ``audio`` or ``image`` for a preset, from memory."""
+    frames = frames or window_frames(context)
     name = {"audio": "toy_kws", "image": "toy_img", "other_words": "toy_words"}[kind]
     if not context.toy:
-        name = {"audio": "keywords", "image": "images", "other_words": "toy_words"}[kind]
+        name = {"audio": context.audio, "image": "images", "other_words": "toy_words"}[kind]
     return _splits(name, mels, frames, None if context.toy else context.data_root)
 
 

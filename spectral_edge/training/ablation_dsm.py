@@ -41,7 +41,7 @@ def _network(context: Context, kind: str = "image", **changes: Any) -> Callable[
     if context.toy:
         size = replace(size, widths=(16, 32), depths=(1, 2), spec_pool=(4, 4))
     size = replace(size, **changes)
-    data = splits_for(context, kind, 64, 96)[0]
+    data = splits_for(context, kind)[0]
     channels, height, width = data.inputs.shape[1:]
     return lambda: Dsm(size, len(data.classes), (channels, height, width))
 
@@ -49,7 +49,7 @@ def _network(context: Context, kind: str = "image", **changes: Any) -> Callable[
 def _trained(
     label: str, context: Context, make: Callable[[], nn.Module], kind: str = "image"
 ) -> Variant:
-    data = splits_for(context, kind, 64, 96)
+    data = splits_for(context, kind)
     return Variant(label, lambda seed: classify_once(context, make, data, seed, run__lr=LR))
 
 
@@ -63,13 +63,16 @@ def _weights(context: Context) -> Iterator[Variant]:
         yield _trained(label, context, _network(context, knobs=chosen))
     for label in ("all-pass", "static, learned", "dynamic, sigmoid"):
         make = _network(context, "audio", knobs=knobs[label])
-        yield _trained(f"keywords: {label}", context, make, "audio")
+        yield _trained(f"sounds: {label}", context, make, "audio")
 
 
 def _lengths(context: Context) -> Iterator[Variant]:
     stages = 2 if context.toy else 3
     for pool in (1, 2, 4, 8):
         yield _trained(f"spec_pool {pool}", context, _network(context, spec_pool=(pool,) * stages))
+    for pool in (1, 4, 16):  # sounds have more tokens than the images
+        make = _network(context, "audio", spec_pool=(pool,) * stages)
+        yield _trained(f"sounds: spec_pool {pool}", context, make, "audio")
     yield _trained(
         "spec_pool 4, dyadic", context,
         _network(context, spec_pool=(4,) * stages, knobs={"bands": "dyadic"}),
@@ -295,7 +298,7 @@ def _integers(context: Context) -> Iterator[Variant]:
 
 def _streams(context: Context) -> Iterator[Variant]:
     yield _trained("window", context, _network(context, "audio"), "audio")
-    data = splits_for(context, "audio", 64, 96)
+    data = splits_for(context, "audio")
     small: dict[str, Any] = {"width": 16, "blocks": 2} if context.toy else {}
     for columns in (8, 16, 32):
         size = replace(

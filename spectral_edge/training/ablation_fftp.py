@@ -16,13 +16,13 @@ from spectral_edge.models import ast, aum
 from spectral_edge.models.ast import Ast, AstSize
 from spectral_edge.models.aum import Aum, AumSize
 
-from .ablation_common import Splits, classify_once, splits_for
+from .ablation_common import Splits, classify_once, splits_for, training, window_frames
 from .ablations import Context, Outcome, Variant
 from .classify import fit_classifier
 
 __all__ = ["variants"]
 
-MELS, FRAMES = 64, 96
+MELS = 64
 MASKS: dict[str, dict[str, Any]] = {
     "none": {},
     "SpecAugment": {"augment__mask": "spec_augment"},
@@ -42,16 +42,29 @@ def variants(experiment: str, context: Context) -> Iterator[Variant]:
 
 def _ast(context: Context, **changes: Any) -> AstSize:
     size = ast.SIZES["fftp_ast_s"]
-    classes = len(splits_for(context, "audio", MELS, FRAMES)[0].classes)
+    classes = len(splits_for(context, "audio")[0].classes)
     small = {"width": 48, "layers": 2} if context.toy else {}
-    return replace(size, **{"window": (FRAMES, MELS), "classes": classes, **small, **changes})
+    return replace(
+        size, **{"window": (window_frames(context), MELS), "classes": classes, **small, **changes}
+    )
 
 
 def _aum(context: Context, **changes: Any) -> AumSize:
-    classes = len(splits_for(context, "audio", MELS, FRAMES)[0].classes)
+    classes = len(splits_for(context, "audio")[0].classes)
     small = {"width": 48, "layers": 2} if context.toy else {}
-    settings = {"window": (FRAMES, MELS), "classes": classes, "readout": "mean", **small, **changes}
+    settings = {
+        "window": (window_frames(context), MELS),
+        "classes": classes,
+        "readout": "mean",
+        **small,
+        **changes,
+    }
     return replace(aum.SIZES["fftp_aum_s"], **settings)
+
+
+def _stripes(context: Context) -> dict[str, Any]:
+    """Options of SpecAugment that hide a quarter of a window on average."""
+    return {"frequency": 18, "time": 28 * window_frames(context) // 96, "probability": 0.9}
 
 
 def _build(size: AstSize | AumSize) -> nn.Module:
@@ -59,7 +72,7 @@ def _build(size: AstSize | AumSize) -> nn.Module:
 
 
 def _trained(label: str, context: Context, size: AstSize | AumSize, **changes: Any) -> Variant:
-    data = splits_for(context, "audio", MELS, FRAMES)
+    data = splits_for(context, "audio")
     tokens = float(size.tokens)
 
     def run(seed: int) -> Outcome:
@@ -85,7 +98,7 @@ def _patch_shapes(context: Context) -> Iterator[Variant]:
         step = (stride, stride) if stride else (frames, mels)
         label = f"{mels}x{frames}" + (f" s{stride}" if stride else "")
         yield _trained(label, context, _square(size, (frames, mels), step))
-    for frames in (2, 4, 8, 12, 16):
+    for frames in (2, 4, 5, 8, 12, 16):
         yield _trained(f"{MELS}x{frames} (full)", context, size.full_frequency(frames))
 
 
@@ -98,12 +111,12 @@ def _equal_tokens(context: Context) -> Iterator[Variant]:
 
 def _mask_parts(context: Context) -> Iterator[Variant]:
     size = _ast(context)
-    area = 0.25  # the expected area of SpecAugment 16/24 on 96×64
+    area = 0.25  # the expected area of SpecAugment below
     yield _trained("none", context, size)
-    options = {"frequency": 18, "time": 28, "probability": 0.9}
     yield _trained(
-        "SpecAugment", context, size, **MASKS["SpecAugment"], augment__mask_options=options
-    )
+        "SpecAugment", context, size, **MASKS["SpecAugment"],
+        augment__mask_options=_stripes(context),
+    )  # fmt: skip
     for label, share in (("full only", 1.0), ("local only", 0.0), ("SpecMask", 0.6)):
         mask = {"patch": 4, "budget": area, "full_share": share}
         yield _trained(label, context, size, **MASKS["SpecMask"], augment__mask_options=mask)
@@ -131,7 +144,7 @@ def _backbones(context: Context) -> Iterator[Variant]:
     sizes: list[tuple[str, Any]] = [("AST", _ast(context))]
     sizes += [(f"AuM {d.replace('_', '-')}", _aum(context, directions=d)) for d in aum.DIRECTIONS]
     options: dict[str, dict[str, Any]] = {
-        "SpecAugment": {"frequency": 18, "time": 28, "probability": 0.9},
+        "SpecAugment": _stripes(context),
         "SpecMask": {"patch": 4, "budget": 0.25},
     }
     for name, size in sizes:
@@ -155,17 +168,15 @@ def _overlap(context: Context) -> Iterator[Variant]:
 @lru_cache(maxsize=8)
 def _square_start(context: Context, seed: int) -> Ast:
     """A square-patch transformer trained on other words."""
-    data = splits_for(context, "other_words", MELS, FRAMES)
+    data = splits_for(context, "other_words")
     size = _ast(context, patch=(16, 16), stride=(16, 16), classes=len(data[0].classes))
     model = Ast(size)
-    from .ablation_common import training
-
     fit_classifier(model, data[0], data[1], training(context, seed))
     return model
 
 
 def _starts(context: Context) -> Iterator[Variant]:
-    data = splits_for(context, "audio", MELS, FRAMES)
+    data = splits_for(context, "audio")
     size = _ast(context)
 
     def resized(seed: int) -> Outcome:
@@ -182,8 +193,6 @@ def _starts(context: Context) -> Iterator[Variant]:
 
     def distilled(seed: int) -> Outcome:
         teacher = Ast(_ast(context, width=96, layers=3))
-        from .ablation_common import training
-
         torch.manual_seed(seed)
         fit_classifier(teacher, data[0], data[1], training(context, seed))
         with torch.no_grad():
@@ -221,7 +230,7 @@ def _stream_columns(model: nn.Module, test: Tensor, targets: Tensor) -> dict[str
 
 
 def _streams(context: Context) -> Iterator[Variant]:
-    data = splits_for(context, "audio", MELS, FRAMES)
+    data = splits_for(context, "audio")
     test = data[2]
     yield _trained("windowed AST", context, _ast(context))
     sizes: list[tuple[str, AstSize | AumSize]] = [
@@ -240,7 +249,7 @@ def _streams(context: Context) -> Iterator[Variant]:
 
 
 def _islands(context: Context) -> Iterator[Variant]:
-    data = splits_for(context, "audio", MELS, FRAMES)
+    data = splits_for(context, "audio")
     sizes: list[tuple[str, AstSize | AumSize]] = [
         (f"AST {norm} {act}", _ast(context, norm=norm, activation=act))
         for norm in ("ln", "bn")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 import spectral_edge as se
+from spectral_edge import metrics
+from spectral_edge.errors import RuntimeUnavailable
 from spectral_edge.frontend import StftFrontend
 from spectral_edge.models.counters import parameter_count
 from spectral_edge.models.saf_paper import SafPaper, SafPaperOptions, reconstruct
@@ -293,10 +296,12 @@ def _gain(model: Any, spectra: Spectra, test: Pairs) -> float:
     return float((si_sdr(enhanced, clean) - si_sdr(noisy, clean)).mean())
 
 
-def _int8_gain(model: SafPaper, spectra: Spectra, train: Pairs, test: Pairs) -> float:
-    features = spectra.features(train[0][:8])
+def _int8_gain(
+    model: SafPaper, spectra: Spectra, train: Pairs, test: Pairs, qat: se.QatConfig | None = None
+) -> float:
+    features = spectra.features(train[0][: 8 if qat is None else 32])
     program = window_program(model, features[:1])
-    quantised = se.quantize(program, [(features,)])
+    quantised = se.quantize(program, [(features,)], qat=qat)
     names = [t.name for t in quantised.outputs]
 
     def run(x: Tensor) -> dict[str, Tensor]:
@@ -305,9 +310,29 @@ def _int8_gain(model: SafPaper, spectra: Spectra, train: Pairs, test: Pairs) -> 
     return _gain(run, spectra, test)
 
 
+def _quality(model: SafPaper, spectra: Spectra, test: Pairs, setting: Setting) -> dict[str, float]:
+    """Return what the enhanced clips gain in PESQ and segmental SNR over the noisy ones."""
+    noisy, clean = test
+    with torch.no_grad():
+        x = spectra.features(noisy)
+        enhanced = spectra.wave(reconstruct(x, model(x)), noisy.shape[1])
+    scores: dict[str, Any] = {"PESQ gain": metrics.pesq, "SSNR gain (dB)": metrics.ssnr}
+    peak = float(max(t.abs().max() for t in (noisy, clean, enhanced)))
+    found = {}
+    clips = [(t / peak).numpy() for t in (clean, noisy, enhanced)]
+    for name, score in scores.items():
+        with suppress(RuntimeUnavailable):  # pesq is an extra
+            gains = [
+                score(y, after, setting.sample_rate) - score(y, before, setting.sample_rate)
+                for y, before, after in zip(*clips, strict=True)
+            ]
+            found[name] = float(np.nanmean(gains))
+    return found
+
+
 def _variant(
     label: str, context: Context, *, columns: str = "", exponent: float = 0.5,
-    force_int8: bool = False, **changes: Any,
+    **changes: Any,
 ) -> Variant:  # fmt: skip
     setting = _setting(context)
     options = _options(setting, **changes)
@@ -318,10 +343,19 @@ def _variant(
         model = _fit(options, setting, spectra, train, seed)
         value = _gain(model, spectra, test)
         int8 = None
-        if context.int8 or force_int8:
+        if context.int8 or columns == "S10":
             int8 = _int8_gain(model, spectra, train, test)
         example = spectra.features(test[0][:1])
-        return Outcome(value, model, example, int8, _extras(columns, model, example, setting))
+        extras = _extras(columns, model, example, setting)
+        if columns == "S10":
+            qat = se.QatConfig(
+                steps=max(2, round(60 * context.effort)), batch=4, bptt_hops=1, lr=1e-3,
+                evaluate_every=20, seed=seed,
+            )  # fmt: skip
+            extras["QAT delta"] = _int8_gain(model, spectra, train, test, qat) - value
+        if not context.toy:
+            extras |= _quality(model, spectra, test, setting)
+        return Outcome(value, model, example, int8, extras)
 
     return Variant(label, run)
 
@@ -405,6 +439,6 @@ def _compression(context: Context) -> Iterator[Variant]:
     for exponent in (1.0, 0.5, 0.3, LOG1P):
         label = "log1p" if exponent == LOG1P else f"c = {exponent:g}"
         yield _variant(
-            label, context, exponent=exponent, force_int8=True, norm="bn", causal=True,
+            label, context, columns="S10", exponent=exponent, norm="bn", causal=True,
             separable=True, phase="none",
         )  # fmt: skip

@@ -3,14 +3,14 @@
 Every experiment of the register is a list of variants; a variant trains (or measures) something
 for one seed and returns an :class:`Outcome`. ``toy`` runs on synthetic data in minutes and says how
 networks
-behave, not how good they are; ``full`` takes the real data below ``SPECTRAL_EDGE_DATA`` and larger
-budgets.
+behave, not how good they are; ``full`` takes the real data of a folder and larger budgets.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -38,17 +38,19 @@ __all__ = [
 ]
 
 PRESETS = ("toy", "full")
+AUDIO = ("keywords", "esc10")  # what `full` takes for experiments on sound
 Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
 class Context:
-    """What an experiment is run with: preset, whether int8 is wanted, where data lies."""
+    """What an experiment is run with: preset, whether int8 is wanted, which data, how long."""
 
     preset: str
     int8: bool
     data_root: Path | None = None
     effort: float = 1.0
+    audio: str = "keywords"
 
     @property
     def toy(self) -> bool:
@@ -94,6 +96,7 @@ class Experiment:
         module: where ``variants(id, context)`` is.
         seeded: False for pure measurements, which run once.
         note: what the toy form leaves out of the specification.
+        ranked: variants compete, so that a best one means something.
     """
 
     id: str
@@ -102,6 +105,7 @@ class Experiment:
     module: str
     seeded: bool = True
     note: str = ""
+    ranked: bool = True
 
 
 _SAF, _DSM, _FFTP, _DEVICE = "ablation_saf", "ablation_dsm", "ablation_fftp", "ablation_device"
@@ -117,20 +121,20 @@ EXPERIMENTS: dict[str, Experiment] = {
         Experiment("S5", "normalisation", _SDR, _SAF),
         Experiment(
             "S6", "generalisation to unseen noise", _SDR, _SAF,
-            note="noise families are synthetic in both presets",
+            note="noise families are synthetic in both presets", ranked=False,
         ),
         Experiment("S7", "convolutional attention or softmax attention", _SDR, _SAF),
         Experiment("S8", "cost of causality", _SDR, _SAF),
         Experiment("S9", "form of the output", _SDR, _SAF),
         Experiment(
             "S10", "compression and quantisation", _SDR, _SAF,
-            note="float and PTQ; QAT is not part of it",
+            note="QAT distils the float network for a short time",
         ),
         Experiment("D1", "is dynamic weighting needed?", _ACC, _DSM),
         Experiment("D2", "spectrum length", _ACC, _DSM),
         Experiment("D3", "transform", _ACC, _DSM),
         Experiment("D4", "rivals of spectrum mixing", _ACC, _DSM),
-        Experiment("D5", "real complexity", "milliseconds", _DSM, seeded=False),
+        Experiment("D5", "real complexity", "milliseconds", _DSM, seeded=False, ranked=False),
         Experiment("D6", "does DSM keep high frequencies?", _ACC, _DSM),
         Experiment("D7", "integer spectrum", "SQNR (dB)", _DSM),
         Experiment("D8", "streaming DSM", _ACC, _DSM),
@@ -150,6 +154,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         Experiment(
             "X1", "time of one step on this machine", "p50 (ms)", _DEVICE, seeded=False,
             note="the step program in PyTorch on the host; `spectral-edge bench` measures engines",
+            ranked=False,
         ),
     )
 }  # fmt: skip
@@ -195,6 +200,9 @@ class AblationTable:
         rows: one per variant.
         seconds: it took.
         note: what it leaves out.
+        effort: share of the preset's training.
+        int8: the int8 column was asked for.
+        audio: sounds of the preset ``full``; empty in ``toy``.
     """
 
     id: str
@@ -205,6 +213,42 @@ class AblationTable:
     rows: list[Row]
     seconds: float
     note: str = ""
+    effort: float = 1.0
+    int8: bool = False
+    audio: str = ""
+
+    @property
+    def stem(self) -> str:
+        """Name of its files without ending: the id, in ``full`` also the preset and the sounds."""
+        parts = [self.id] if self.preset == "toy" else [self.id, self.preset, self.audio]
+        return "-".join(part for part in parts if part)
+
+    @property
+    def command(self) -> str:
+        """The command line that makes this table."""
+        words = ["spectral-edge ablate", self.id, "--preset", self.preset, "--seeds", self.seeds]
+        words += ["--effort", f"{self.effort:g}"] if self.effort != 1 else []
+        words += ["--int8"] if self.int8 else []
+        words += ["--data", "DATA"] if self.preset == "full" else []
+        words += ["--audio", self.audio] if self.audio not in ("", AUDIO[0]) else []
+        return " ".join(map(str, words))
+
+    def reading(self) -> str:
+        """Return one sentence: the best variant, and which the seeds cannot tell from it."""
+        experiment = EXPERIMENTS.get(self.id)
+        if experiment is None or not experiment.ranked or len(self.rows) < 2:
+            return ""
+        best = max(self.rows, key=lambda row: row.mean)
+        others = [row for row in self.rows if row is not best]
+        if self.seeds < 2:
+            return f"Highest: {best.label}. One seed says nothing about the spread."
+        noise = math.sqrt(statistics.fmean([row.sd**2 for row in self.rows]) * 2 / self.seeds)
+        close = [row.label for row in others if best.mean - row.mean <= 2 * noise]
+        text = f"Highest: {best.label}. "
+        if not close:
+            return text + "Every other variant is lower by more than two standard errors."
+        which = "any other variant" if len(close) == len(others) else "; ".join(close)
+        return text + f"Within two standard errors ({2 * noise:.2g}) of it: {which}."
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -234,11 +278,12 @@ class AblationTable:
         header, lines = self.columns()
         text = [
             f"### {self.id}: {self.question}", "",
-            f"Preset `{self.preset}`, {self.seeds} seed(s), {self.seconds:.0f} s."
+            f"`{self.command}`: {self.seconds:.0f} s."
             + (f" Note: {self.note}." if self.note else ""), "",
             "| " + " | ".join(header) + " |", "|" + " --- |" * len(header),
         ]  # fmt: skip
         text += ["| " + " | ".join(line) + " |" for line in lines]
+        text += ["", self.reading()] if self.reading() else []
         return "\n".join(text) + "\n"
 
     def to_text(self) -> str:
@@ -256,10 +301,10 @@ class AblationTable:
         return "\n".join((title, rows[0], "-" * len(rows[0]), *rows[1:]))
 
     def write(self, folder: str | Path) -> list[Path]:
-        """Write ``<id>.json``, ``.csv``, ``.md`` and, with Matplotlib, ``.png``; return paths."""
+        """Write :attr:`stem` as JSON, CSV, Markdown and, with Matplotlib, a plot; return paths."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / f"{self.id}.{ending}" for ending in ("json", "csv", "md")]
+        paths = [folder / f"{self.stem}.{ending}" for ending in ("json", "csv", "md")]
         paths[0].write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
         extras = list(dict.fromkeys(name for row in self.rows for name in row.extras))
         with paths[1].open("w", newline="", encoding="utf-8") as stream:
@@ -270,7 +315,7 @@ class AblationTable:
                 cells = [getattr(row, name) for name in names]
                 writer.writerow([*cells, *(row.extras.get(name, "") for name in extras)])
         paths[2].write_text(self.to_markdown(), encoding="utf-8")
-        plot = folder / f"{self.id}.png"
+        plot = folder / f"{self.stem}.png"
         if self._plot(plot):
             paths.append(plot)
         return paths
@@ -311,6 +356,7 @@ def run_ablation(
     int8: bool = False,
     out: str | Path | None = None,
     data_root: str | Path | None = None,
+    audio: str = "keywords",
     only: Iterable[str] | None = None,
     effort: float = 1.0,
     progress: Progress | None = None,
@@ -324,6 +370,7 @@ def run_ablation(
         int8: quantise every trained network (w8a8, PTQ) and report the change.
         out: folder for JSON, CSV, Markdown and a plot; None writes nothing.
         data_root: real data for ``full``.
+        audio: sounds of ``full``: ``keywords`` (12 classes, 1 s) or ``esc10`` (10 classes, 5 s).
         only: labels of the variants to run; None runs all.
         effort: share of the preset's epochs and steps; below 1 for a quick look.
         progress: called as (done, total, what) after every run.
@@ -342,9 +389,12 @@ def run_ablation(
         raise SpecError(
             "preset 'full' needs data_root: the folder with keywords/, images/, denoise/"
         )
+    if audio not in AUDIO:
+        raise SpecError(f"audio is {audio!r}, must be one of {', '.join(AUDIO)}")
     if effort <= 0:
         raise SpecError(f"effort is {effort}, must be above 0")
-    context = Context(preset, int8, None if data_root is None else Path(data_root), effort)
+    root = None if data_root is None else Path(data_root)
+    context = Context(preset, int8, root, effort, audio)
     module = import_module(f"spectral_edge.training.{experiment.module}")
     variants: list[Variant] = list(module.variants(experiment.id, context))
     if only is not None:
@@ -366,7 +416,8 @@ def run_ablation(
     rows = [_row(label, results) for label, results in outcomes.items()]
     table = AblationTable(
         experiment.id, experiment.question, experiment.metric, preset, repeats, rows,
-        round(time.perf_counter() - started, 1), experiment.note,
+        round(time.perf_counter() - started, 1), experiment.note, effort, int8,
+        audio if preset == "full" and experiment.module != _SAF else "",
     )  # fmt: skip
     if out is not None:
         table.write(out)

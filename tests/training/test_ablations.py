@@ -12,7 +12,7 @@ import torch
 
 from spectral_edge.errors import SpecError
 from spectral_edge.training.ablation_dsm import _spectrum_sqnr
-from spectral_edge.training.ablation_page import load_table, results_page
+from spectral_edge.training.ablation_page import load_table, main, results_page
 from spectral_edge.training.ablation_saf import TOY, Spectra, si_sdr
 from spectral_edge.training.ablations import (
     EXPERIMENTS,
@@ -98,6 +98,27 @@ def test_mistakes_are_named() -> None:
         run_ablation("F2", seeds=0)
 
 
+def test_real_data_is_named_in_files_and_command() -> None:
+    table = AblationTable("F3", "?", "accuracy", "full", 2, [], 1.0, effort=0.2, audio="esc10")
+    assert table.stem == "F3-full-esc10"
+    assert table.command == (
+        "spectral-edge ablate F3 --preset full --seeds 2 --effort 0.2 --data DATA --audio esc10"
+    )
+    with pytest.raises(SpecError, match="audio is 'birds', must be one of keywords, esc10"):
+        run_ablation("F3", preset="full", data_root="x", audio="birds")
+
+
+def test_reading_knows_the_spread() -> None:
+    def rows(sd: float) -> list[Row]:
+        means = {"a": 0.5, "b": 0.9, "c": 0.88}
+        return [Row(n, [m, m], m, sd, None, None, None, None, {}) for n, m in means.items()]
+
+    noisy, calm = (AblationTable("D1", "?", "x", "toy", 2, rows(sd), 1.0) for sd in (0.05, 0.001))
+    assert noisy.reading() == "Highest: b. Within two standard errors (0.1) of it: c."
+    assert "Every other variant is lower" in calm.reading()
+    assert AblationTable("X1", "?", "ms", "toy", 1, rows(0.0), 1.0).reading() == ""
+
+
 def test_text_drops_empty_columns() -> None:
     row = Row("a", [1.0, 2.0], 1.5, 0.5, None, None, None, None, {"x": 3.0})
     table = AblationTable("S1", "why?", "dB", "toy", 2, [row], 1.0)
@@ -133,7 +154,12 @@ def test_page_of_results(tmp_path: Path) -> None:
     assert load_table(tmp_path / "S1.json") == table
     page = results_page(tmp_path)
     assert "### S1: why?" in page
+    assert "our reconstructions" in page
+    assert "`spectral-edge ablate S1 --preset toy --seeds 1`: 1 s." in page
     assert "Not run for this page: S2" in page
+    assert main([str(tmp_path), "-o", str(tmp_path / "page.md")]) == 0
+    assert (tmp_path / "page.md").read_text() == page
+    assert main([str(tmp_path / "nowhere"), "-o", str(tmp_path / "page.md")]) == 2
     (tmp_path / "S2.json").write_text("{}")
     with pytest.raises(SpecError, match=r"S2\.json is no ablation table"):
         results_page(tmp_path)
