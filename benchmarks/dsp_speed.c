@@ -73,7 +73,7 @@ static void fixed_frame(int i) {
 
 static void time_core(const char *name, int isa) {
     static int32_t cosine[MAX], sine[MAX], taper[MAX], dual[MAX];
-    se_stft_config c = {0, 0, 0, 0, cosine, sine, taper, dual};
+    se_stft_config c = {0, 0, 0, 0, cosine, sine, taper, dual, 0};
     void *a, *b;
     if (!se_isa_available(isa)) return;
     c.n_fft = n;

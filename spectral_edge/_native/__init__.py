@@ -21,6 +21,7 @@ from typing import Any
 __all__ = [
     "ISA",
     "Binding",
+    "CodeRuleStruct",
     "Codes",
     "FrontendConfig",
     "LogMelConfig",
@@ -50,6 +51,7 @@ class StftConfig(ctypes.Structure):
         ("sine", c_void_p),
         ("window", c_void_p),
         ("dual", c_void_p),
+        ("window_length", c_int32),
     )
 
 
@@ -86,6 +88,17 @@ class Codes(ctypes.Structure):
         ("zero_point", c_int32),
         ("mask", c_int32 * 256),
         ("bias", c_int32 * 256),
+    )
+
+
+class CodeRuleStruct(ctypes.Structure):
+    """Mirror of ``se_code_rule`` in ``spectral_edge.h``."""
+
+    _fields_ = (
+        ("multiplier", c_uint32),
+        ("shift", c_int32),
+        ("limit", c_int32),
+        ("zero_point", c_int32),
     )
 
 
@@ -153,6 +166,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "se_make_circle": (c_int, [c_int, c_void_p, c_void_p]),
     "se_make_window": (c_int, [c_int, c_int, c_void_p]),
     "se_make_dual": (c_int, [c_int, c_int, c_int, c_void_p, POINTER(c_int32)]),
+    "se_make_padded_dual": (c_int, [c_int, c_int, c_int, c_int, c_void_p, POINTER(c_int32)]),
     "se_make_reference_log2": (c_int32, [c_int, c_int]),
     "se_make_log_tables": (None, [c_void_p, c_void_p]),
     "se_fft_size": (c_size_t, [c_int]),
@@ -186,6 +200,9 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "se_logmel_size": (c_size_t, [POINTER(LogMelConfig)]),
     "se_logmel_init": (c_int, [c_void_p, c_size_t, POINTER(LogMelConfig), _object]),
     "se_logmel_frame": (None, [c_void_p, c_void_p, c_void_p, c_int, c_void_p]),
+    "se_make_code_rule": (c_int, [c_uint32, c_int, c_int, c_int, POINTER(CodeRuleStruct)]),
+    "se_quantize_int8": (c_int, [POINTER(CodeRuleStruct), c_void_p, c_int, c_void_p]),
+    "se_quantize_int16": (c_int, [POINTER(CodeRuleStruct), c_void_p, c_int, c_void_p]),
     "se_make_dct": (c_int, [c_int, c_int, c_void_p]),
     "se_dct_forward": (None, [c_void_p, c_int, c_void_p, c_int, c_void_p]),
     "se_dct_inverse": (None, [c_void_p, c_int, c_void_p, c_int, c_void_p]),

@@ -13,6 +13,7 @@ from spectral_edge.errors import SpecError, StreamError
 from spectral_edge.frontend import WINDOWS, is_smooth, make_window
 
 from .blocks import BlockEngine, block_engine
+from .qformat import rdm
 from .tables import StftTables, stft_tables, tables_of_samples
 
 __all__ = ["BlockSpectrum", "FixedSTFT", "StftStream", "pcm_from"]
@@ -94,15 +95,16 @@ class FixedSTFT:
         win: float64[m] in [0, 1], or one of ``sqrt_hann hann hamming rect`` (periodic).
         hop: new samples per frame, 1…m.
         fs: sample rate in Hz.
-        mfft: FFT length; must be m for an array (zero padding would only add delay).
+        mfft: FFT length, at least m; zeros follow the windowed samples. m by default.
         dual_win: synthesis window, float64[m]; the canonical dual window by default.
-        phase_shift: 0 references phases to the middle of the frame as scipy does, None to its first
-            sample as torch does.
+        phase_shift: 0 references phases to the middle of the window as scipy does, another integer
+            to that many samples behind it, None to its first sample.
+        win_length: m of a window given by name, ``mfft`` by default.
         backend: ``auto``, ``c`` or ``numpy``.
 
     Raises:
-        SpecError: a size that is not 2^a·3^b·5^c in 64…4096, a window outside [0, 1], a hop
-            outside 1…m, or a dual window that is none.
+        SpecError: an FFT length that is not 2^a·3^b·5^c in 64…4096, a window that is longer or
+            outside [0, 1], a hop outside 1…m, or a dual window that is none.
     """
 
     def __init__(
@@ -114,36 +116,46 @@ class FixedSTFT:
         mfft: int | None = None,
         dual_win: ArrayLike | None = None,
         phase_shift: int | None = 0,
+        win_length: int | None = None,
         backend: str = "auto",
     ) -> None:
-        if phase_shift not in (0, None):
-            raise SpecError(f"phase_shift is {phase_shift!r}, must be 0 or None")
         if not fs > 0:
             raise SpecError(f"fs is {fs} Hz, must be positive")
-        samples = self._window(win, mfft)
+        samples = self._window(win, mfft, win_length)
+        self._mfft = len(samples) if mfft is None else int(mfft)
         if not 1 <= hop <= len(samples):
             raise SpecError(f"hop is {hop}, must be 1…{len(samples)} (the window's length)")
+        if phase_shift is not None and not -self._mfft < phase_shift < self._mfft:
+            raise SpecError(f"phase_shift is {phase_shift}, must be None or within ±{self._mfft}")
         self.hop, self.fs, self.phase_shift = int(hop), float(fs), phase_shift
         self._backend = backend
         self._samples = samples
+        # samples from the window's first one to the one that phases refer to
+        self._origin = 0 if phase_shift is None else (phase_shift + self.m_num_mid) % self.m_num
         self.tables = self._make_tables(win, dual_win)
         self._warn_if_badly_conditioned(dual_win is not None)
 
     @staticmethod
-    def _window(win: str | ArrayLike, mfft: int | None) -> NDArray[np.float64]:
+    def _window(
+        win: str | ArrayLike, mfft: int | None, win_length: int | None
+    ) -> NDArray[np.float64]:
         if isinstance(win, str):
             if mfft is None or win not in WINDOWS:
                 raise SpecError(f"win is {win!r}: give mfft and one of {', '.join(WINDOWS)}")
-            samples = make_window(win, mfft)
+            samples = make_window(win, mfft if win_length is None else max(win_length, 0))
         else:
             samples = np.array(win, np.float64)
         m = len(samples) if samples.ndim == 1 else 0
-        if mfft not in (None, m):
-            raise SpecError(f"mfft is {mfft}, must be the window's length {m}; pad the window")
-        if not 64 <= m <= 4096 or not is_smooth(m):
+        if win_length not in (None, m):
+            raise SpecError(f"win_length is {win_length}, but win has {m} samples; leave it out")
+        n, name = (m, "win has") if mfft is None else (mfft, "mfft is")
+        if not 64 <= n <= 4096 or not is_smooth(n):
             raise SpecError(
-                f"win has {m} samples, must be even, 64…4096, with no prime factor above 5"
+                f"{name} {n} samples, must be even, 64…4096, with no prime factor above 5; "
+                "a longer mfft takes any window"
             )
+        if not 1 <= m <= n:
+            raise SpecError(f"win has {m} samples, must be 1…{n} (mfft)")
         if not ((samples >= 0) & (samples <= 1)).all() or not samples.any():
             raise SpecError("win must lie within [0, 1] and not be zero; divide it by its maximum")
         samples.setflags(write=False)
@@ -152,8 +164,8 @@ class FixedSTFT:
     def _make_tables(self, win: str | ArrayLike, dual_win: ArrayLike | None) -> StftTables:
         if dual_win is None:
             if isinstance(win, str):
-                return stft_tables(self.m_num, self.hop, win)
-            return tables_of_samples(self._samples, self.hop)
+                return stft_tables(self.mfft, self.hop, win, self.m_num)
+            return tables_of_samples(self._samples, self.hop, n_fft=self.mfft)
         dual = np.array(dual_win, np.float64)
         if dual.shape != self._samples.shape or not dual.any():
             raise SpecError(f"dual_win has shape {dual.shape}, must be ({self.m_num},), not zero")
@@ -163,7 +175,7 @@ class FixedSTFT:
             raise SpecError(
                 f"dual_win is off by {off:.2g} from reconstruction; see scipy's from_dual"
             )
-        return tables_of_samples(self._samples, self.hop, dual)
+        return tables_of_samples(self._samples, self.hop, dual, self.mfft)
 
     def _warn_if_badly_conditioned(self, has_dual: bool) -> None:
         if has_dual or self.tables.condition >= EXACT_CONDITION or not self.invertible:
@@ -184,10 +196,20 @@ class FixedSTFT:
         window: str | ArrayLike = "hann",
         fs: float = 16_000,
         backend: str = "auto",
+        *,
+        win_length: int | None = None,
     ) -> FixedSTFT:
-        """Build from the names of ``torch.stft``; phases are then those of torch too."""
-        hop = n_fft // 4 if hop_length is None else hop_length
-        return cls(window, hop, fs, mfft=n_fft, phase_shift=None, backend=backend)
+        """Build from the names of ``torch.stft``; phases are then those of torch too.
+
+        torch pads a window of ``win_length`` on both sides; frames lie where ``center=True`` puts
+        them, with zeros outside the clip.
+        """
+        hop = (win_length or n_fft) // 4 if hop_length is None else hop_length
+        made = cls(
+            window, hop, fs, mfft=n_fft, phase_shift=None, win_length=win_length, backend=backend
+        )
+        made._origin = -((n_fft - made.m_num) // 2)
+        return made
 
     @classmethod
     def from_scipy(cls, sft: Any, backend: str = "auto") -> FixedSTFT:
@@ -203,7 +225,7 @@ class FixedSTFT:
     @property
     def mfft(self) -> int:
         """Length of the FFT."""
-        return self.m_num
+        return self._mfft
 
     @property
     def m_num_mid(self) -> int:
@@ -218,7 +240,7 @@ class FixedSTFT:
     @property
     def dual_win(self) -> NDArray[np.float64]:
         """Synthesis window as the integers have it."""
-        scale = 2.0 ** (-31 - self.tables.dual_exponent) * self.m_num
+        scale = 2.0 ** (-31 - self.tables.dual_exponent) * self.mfft
         values: NDArray[np.float64] = self.tables.dual.astype(np.float64) * scale
         return values
 
@@ -238,7 +260,7 @@ class FixedSTFT:
             return 0
         if not self.invertible:
             return 32768
-        noise = 32768 * self.m_num**0.5 * 10 ** (-118 / 20) / self.tables.condition
+        noise = 32768 * self.mfft**0.5 * 10 ** (-118 / 20) / self.tables.condition
         return min(32768, int(np.ceil(noise)))
 
     @property
@@ -250,6 +272,11 @@ class FixedSTFT:
     def f_pts(self) -> int:
         """Number of bins."""
         return self.mfft // 2 + 1
+
+    @property
+    def T(self) -> float:  # noqa: N802  scipy's name
+        """Seconds between samples."""
+        return 1 / self.fs
 
     @property
     def delta_f(self) -> float:
@@ -280,6 +307,15 @@ class FixedSTFT:
         """One after the last frame that touches a sample of a clip of ``n``."""
         return (n - 1 + self.m_num_mid - self._support()[0]) // self.hop + 1
 
+    @property
+    def k_min(self) -> int:
+        """First sample of frame ``p_min``, at most 0."""
+        return self.p_min * self.hop - self.m_num_mid
+
+    def k_max(self, n: int) -> int:
+        """One after the last sample of frame ``p_max(n) - 1``."""
+        return (self.p_max(n) - 1) * self.hop + self.m_num - self.m_num_mid
+
     def p_num(self, n: int) -> int:
         """Frames of a clip of ``n`` samples."""
         return self.p_max(n) - self.p_min
@@ -288,11 +324,21 @@ class FixedSTFT:
         """Times of the frames of a clip of ``n`` samples in seconds."""
         return np.arange(self.p_min, self.p_max(n)) * self.delta_t
 
-    def _sign(self) -> NDArray[np.int32]:
-        """(-1)^bin when phases refer to the middle of an even frame, else 1."""
-        if self.phase_shift is None:
-            return np.ones(self.f_pts, np.int32)
-        return (1 - 2 * (np.arange(self.f_pts) % 2)).astype(np.int32)
+    def _turned(
+        self, re: NDArray[np.int32], im: NDArray[np.int32], way: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Refer phases [frames, bins] to the origin (way 1), or back to the first sample (-1).
+
+        Multiplied by exp(±2·pi·i·origin·bin/mfft) through the Q31 circle; half turns are exact.
+        """
+        index = way * self._origin * np.arange(self.f_pts) % self.mfft
+        if 2 * self._origin % self.mfft == 0:  # every factor is 1 or -1
+            sign = (1 - 2 * (index > 0)).astype(np.int32)
+            return re * sign, im * sign
+        c, s = self.tables.cosine[index], self.tables.sine[index]
+        turned = rdm(re, c) - rdm(im, s), rdm(re, s) + rdm(im, c)
+        real, imag = (np.clip(v, -(2**31), 2**31 - 1).astype(np.int32) for v in turned)
+        return real, imag
 
     def stft(self, x: ArrayLike) -> BlockSpectrum:
         """Transform int16[..., samples] (or float in [-1, 1)) as scipy frames it."""
@@ -300,9 +346,9 @@ class FixedSTFT:
         clips = pcm.reshape(-1, pcm.shape[-1]) if pcm.size else np.zeros((0, 0), np.int16)
         if not pcm.size:
             raise StreamError(f"clip has shape {pcm.shape}, must hold samples")
-        n, sign = pcm.shape[-1], self._sign()
+        n = pcm.shape[-1]
         warm_up = -(-self.m_num // self.hop)  # hops that fill the first frame
-        first = self.p_min * self.hop - self.m_num_mid  # its first sample
+        first = self.k_min  # its first sample
         lead = self.hop * warm_up - self.m_num - first
         hops = warm_up - 1 + self.p_num(n)
         padded = np.zeros(hops * self.hop, np.int16)
@@ -312,7 +358,8 @@ class FixedSTFT:
             padded[lead : lead + n] = clip[: len(padded) - lead]
             engine.reset()
             re, im, e = (part[warm_up - 1 :] for part in engine.push(padded))
-            parts.append(((re * sign).T, (im * sign).T, e))
+            re, im = self._turned(re, im, 1)
+            parts.append((re.T, im.T, e))
         lead_shape = pcm.shape[:-1]
         re, im, e = (
             np.stack(p).reshape(*lead_shape, *p[0].shape) for p in zip(*parts, strict=True)
@@ -335,13 +382,13 @@ class FixedSTFT:
             raise SpecError(f"window and hop {self.hop} cannot be inverted; use a smaller hop")
         if s.re.shape[-2] != self.f_pts or s.re.shape != s.im.shape:
             raise StreamError(f"spectrum has {s.re.shape[-2]} bins, this STFT has {self.f_pts}")
-        first = self.p_min * self.hop - self.m_num_mid
+        first = self.k_min
         end = first + (s.frames - 1) * self.hop + self.m_num
         k1 = end if k1 is None else k1
         if not first <= k0 <= k1 <= end:
             raise StreamError(f"k0, k1 are {k0}, {k1}; must be ordered and within {first}…{end}")
         flush = -(-self.m_num // self.hop)
-        sign, engine, out = self._sign(), block_engine(self.tables, self._backend), []
+        engine, out = block_engine(self.tables, self._backend), []
         shape = s.re.shape[:-2]
         for re, im, e in zip(
             s.re.reshape(-1, *s.re.shape[-2:]),
@@ -350,10 +397,11 @@ class FixedSTFT:
             strict=True,
         ):
             engine.reset()
+            re, im = self._turned(re.T, im.T, -1)
             silence = np.zeros((flush, self.f_pts), np.int32)
             pcm = engine.pull(
-                np.concatenate([re.T * sign, silence]),
-                np.concatenate([im.T * sign, silence]),
+                np.concatenate([re, silence]),
+                np.concatenate([im, silence]),
                 np.concatenate([e, np.zeros(flush, np.int32)]),
             )
             out.append(pcm[k0 - first : k1 - first])

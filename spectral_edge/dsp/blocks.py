@@ -77,8 +77,8 @@ class _Golden:
 
     def __init__(self, tables: StftTables) -> None:
         self._tables = tables
-        self._history = np.zeros(tables.n_fft, np.int16)
-        self._overlap = np.zeros(tables.n_fft, np.int64)
+        self._history = np.zeros(len(tables.window), np.int16)
+        self._overlap = np.zeros(len(tables.window), np.int64)
 
     def push(self, pcm: NDArray[np.int16]) -> tuple[Mantissas, Mantissas, Mantissas]:
         hop = self._tables.hop_length
@@ -87,7 +87,7 @@ class _Golden:
             part = pcm[at : at + MAX_HOPS * hop]
             frames = frames_of(part, self._history, hop)
             parts.append(analyse(frames, self._tables))
-            self._history = np.concatenate([self._history, part])[-self._tables.n_fft :]
+            self._history = np.concatenate([self._history, part])[-len(self._history) :]
         re, im, e = (np.concatenate(p).astype(np.int32) for p in zip(*parts, strict=True))
         return re, im, e
 

@@ -43,6 +43,7 @@ def stft_config(tables: StftTables, isa: str = "auto") -> StftConfig:
         tables.sine.ctypes.data,
         tables.window.ctypes.data,
         tables.dual.ctypes.data,
+        len(tables.window),
     )
 
 

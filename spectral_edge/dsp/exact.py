@@ -55,6 +55,7 @@ class ExactSTFT(nn.Module):
         window: ``sqrt_hann``, ``hann``, ``hamming`` or ``rect``.
         dtype: complex64 (spectra rounded to float32) or complex128 (exact).
         backend: ``auto``, ``c`` or ``numpy``; same bits.
+        window_length: samples of the window, 1…n_fft; zeros follow, n_fft by default.
 
     Raises:
         SpecError: an unknown window or backend.
@@ -69,14 +70,16 @@ class ExactSTFT(nn.Module):
         window: str = "sqrt_hann",
         dtype: torch.dtype = torch.complex64,
         backend: str = "auto",
+        window_length: int | None = None,
     ) -> None:
         super().__init__()
         if dtype not in (torch.complex64, torch.complex128):
             raise SpecError(f"dtype is {dtype}, must be complex64 or complex128")
         self.n_fft, self.hop_length, self.dtype = n_fft, hop_length, dtype
-        self._tables, self._backend = stft_tables(n_fft, hop_length, window), backend
+        m = window_length or n_fft
+        self._tables, self._backend = stft_tables(n_fft, hop_length, window, m), backend
         block_engine(self._tables, backend)
-        ideal = torch.from_numpy(make_window(window, n_fft).copy())
+        ideal = torch.from_numpy(make_window(window, m).copy())
         self.register_buffer("window", ideal, persistent=False)
 
     def integers(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,9 +102,10 @@ class ExactSTFT(nn.Module):
         """The same transform in floating point: what gradients belong to."""
         hops = x.shape[-1] // self.hop_length
         x = x[..., : hops * self.hop_length]
-        padded = nn.functional.pad(x, (self.n_fft - self.hop_length, 0))
-        frames = padded.unfold(-1, self.n_fft, self.hop_length)
-        spectrum: Tensor = torch.fft.rfft(frames * self.window.to(x.dtype))
+        m = self.window.shape[0]
+        padded = nn.functional.pad(x, (m - self.hop_length, 0))
+        frames = padded.unfold(-1, m, self.hop_length)
+        spectrum: Tensor = torch.fft.rfft(frames * self.window.to(x.dtype), n=self.n_fft)
         return spectrum.transpose(-1, -2)
 
     def adjoint(self, grad: Tensor, samples: int) -> Tensor:

@@ -59,24 +59,27 @@ def compress(
 
 @dataclass(frozen=True)
 class CodeRule:
-    """How Q16 values become int8 codes: clamp(round_half_away(value / scale) + zero_point).
+    """How Q16 values become codes: clamp(round_half_away(value / scale) + zero_point).
 
     1/(scale·2^16) is multiplier·2^-shift with a 31-bit multiplier; magnitudes above ``limit`` are
-    far beyond saturation.
+    far beyond saturation. Codes have ``bits`` bits, 8 or 16.
     """
 
     multiplier: int
     shift: int
     limit: int
     zero_point: int
+    bits: int = 8
 
     @classmethod
-    def of(cls, scale: float, zero_point: int) -> CodeRule:
+    def of(cls, scale: float, zero_point: int, bits: int = 8) -> CodeRule:
         """Derive the integers from qparams.
 
         Raises:
-            SpecError: a scale that int32 arithmetic cannot carry.
+            SpecError: a scale that int32 arithmetic cannot carry, or bits that are not 8 or 16.
         """
+        if bits not in (8, 16):
+            raise SpecError(f"codes have {bits} bits, must be 8 or 16")
         factor = 1 / (Fraction(scale) * 2**16)
         shift = 30
         while factor * 2**shift >= 2**31:
@@ -88,15 +91,17 @@ class CodeRule:
             multiplier, shift = 2**30, shift - 1
         if not 1 <= shift <= 62:
             raise SpecError(f"scale of the features is {scale}, must be between 2^-45 and 2^16")
-        limit = min(2**31 - 1, (1024 << shift) // multiplier + 1)
-        return cls(multiplier, shift, limit, zero_point)
+        most = 2**10 if bits == 8 else 2**17
+        limit = min(2**31 - 1, (most << shift) // multiplier + 1)
+        return cls(multiplier, shift, limit, zero_point, bits)
 
-    def codes(self, value: Ints) -> NDArray[np.int8]:
-        """Quantise Q16 values."""
+    def codes(self, value: Ints) -> NDArray[Any]:
+        """Quantise Q16 values to int8 or int16."""
         size = np.minimum(np.abs(value), self.limit)
         rounded = (size * self.multiplier + (1 << (self.shift - 1))) >> self.shift
         signed = np.where(value < 0, -rounded, rounded) + self.zero_point
-        return np.clip(signed, -128, 127).astype(np.int8)
+        low, high = -(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1
+        return np.clip(signed, low, high).astype(np.int8 if self.bits == 8 else np.int16)
 
 
 def features_q16(

@@ -110,7 +110,7 @@ class FixedLogMel:
         log: ``ln``, ``dB`` or ``log2``.
         floor: least output, in the unit of the output; silence gives exactly this.
         full_scale: amplitude that counts as 1: 32768 for samples in [-1, 1) (librosa, torchaudio),
-            1 for int16 samples (Kaldi).
+            1 for int16 samples (Kaldi); within 2^-16…2^16.
         backend: ``auto``, ``c`` or ``numpy``; same bits.
 
     Raises:
@@ -134,6 +134,8 @@ class FixedLogMel:
     ) -> None:
         if power not in (1, 2):
             raise SpecError(f"power is {power}, must be 1 or 2")
+        if not 2.0**-16 <= full_scale <= 2.0**16:
+            raise SpecError(f"full_scale is {full_scale}, must be within 2^-16…2^16")
         if stft.fs != int(stft.fs):
             raise SpecError(f"fs is {stft.fs} Hz, must be whole for a mel bank")
         self.stft, self.power = stft, power
@@ -206,6 +208,6 @@ class FixedLogMel:
             )
         return out
 
-    def codes(self, values: NDArray[np.int32], qparams: QParams) -> NDArray[np.int8]:
-        """Quantise outputs to int8, half away from zero."""
-        return CodeRule.of(qparams.scale, qparams.zero_point).codes(values.astype(np.int64))
+    def codes(self, values: NDArray[np.int32], qparams: QParams, bits: int = 8) -> NDArray[Any]:
+        """Quantise outputs to int8 or, with ``bits=16``, int16; half away from zero."""
+        return CodeRule.of(qparams.scale, qparams.zero_point, bits).codes(values.astype(np.int64))

@@ -19,7 +19,7 @@ __all__ = ["analyse", "frames_of", "overlap_add"]
 def frames_of(
     pcm: NDArray[np.int16], history: NDArray[np.int16], hop_length: int
 ) -> NDArray[np.int16]:
-    """View int16[hops·hop] behind int16[n_fft] of history as int16[hops, n_fft] frames."""
+    """View int16[hops·hop] behind int16[m] of history as int16[hops, m] frames."""
     if len(pcm) < hop_length:
         return np.empty((0, len(history)), np.int16)
     joined = np.concatenate([history, pcm])[hop_length:]
@@ -36,23 +36,25 @@ def _frame_exponent(x: Ints, window: NDArray[np.int32]) -> Ints:
 
 
 def analyse(frames: NDArray[np.int16], tables: StftTables) -> tuple[Ints, Ints, Ints]:
-    """Return re, im [hops, bins] and exponent [hops] of int16[hops, n_fft] frames.
+    """Return re, im [hops, bins] and exponent [hops] of int16[hops, m] frames.
 
     X = (re + i·im) · 2^-e in units of int16 samples; silent frames are zero with exponent 0.
+    A window shorter than the transform is followed by zeros.
     """
     x = frames.astype(np.int64)
     e = _frame_exponent(x, tables.window)
     shift = 31 - e[:, None]
     v = (x * tables.window + (np.int64(1) << (shift - 1))) >> shift
     v[e == 0] = 0
+    v = np.pad(v, ((0, 0), (0, tables.n_fft - v.shape[1])))
     re, im = fft.forward(v, tables.cosine, tables.sine)
     return re, im, e
 
 
 def contributions(re: Ints, im: Ints, e: Ints, tables: StftTables) -> Ints:
-    """Windowed inverse of each frame, int [hops, n_fft] with 12 fraction bits, |c| <= OLA_MAX."""
+    """Windowed inverse of each frame, int [hops, m] with 12 fraction bits, |c| <= OLA_MAX."""
     y, s = fft.inverse(re, im, tables.cosine, tables.sine)
-    v = rdm(y, tables.dual)
+    v = rdm(y[:, : len(tables.dual)], tables.dual)
     shift = (e - s - OLA_FRACTION + tables.dual_exponent)[:, None]
     left = np.minimum(np.maximum(-shift, 0), 29)
     limit = OLA_MAX >> left
@@ -61,7 +63,7 @@ def contributions(re: Ints, im: Ints, e: Ints, tables: StftTables) -> Ints:
 
 
 def overlap_add(re: Ints, im: Ints, e: Ints, tables: StftTables, memory: Ints) -> NDArray[np.int16]:
-    """Synthesise frames into int16[hops·hop]; ``memory`` int64[n_fft] is updated in place."""
+    """Synthesise frames into int16[hops·hop]; ``memory`` int64[m] is updated in place."""
     hop = tables.hop_length
     parts = contributions(re, im, e, tables)
     pcm = np.empty((len(parts), hop), np.int16)

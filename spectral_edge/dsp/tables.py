@@ -186,11 +186,11 @@ class StftTables:
     """Tables of one STFT.
 
     Attributes:
-        n_fft: samples of one frame.
+        n_fft: length of the transform.
         hop_length: new samples per frame.
         cosine, sine: int32[n_fft], Q31 of 2·pi·k/n_fft.
-        window: int32[n_fft], Q31 in [0, 1].
-        dual: int32[n_fft], canonical dual window / n_fft · 2^dual_exponent, Q31.
+        window: int32[m], Q31 in [0, 1]; m <= n_fft, zeros follow the windowed samples.
+        dual: int32[m], canonical dual window / n_fft · 2^dual_exponent, Q31.
         dual_exponent: see ``dual``.
         reference_log2: log2 sqrt(sum of squared window), Q24.
         condition: smallest over largest sum of squared windows at one sample; 1 is best, 0 cannot
@@ -208,14 +208,14 @@ class StftTables:
     condition: float
 
 
-def _dual(window: list[Exact], hop: int) -> tuple[list[int], int, float]:
-    """Canonical dual w/(n·sum of shifted w²) as Q31 mantissas with one exponent."""
-    n = len(window)
-    overlap = [sum(window[i] ** 2 for i in range(r, n, hop)) >> BITS for r in range(min(hop, n))]
+def _dual(window: list[Exact], hop: int, n_fft: int) -> tuple[list[int], int, float]:
+    """Canonical dual w/(n_fft·sum of shifted w²) as Q31 mantissas with one exponent."""
+    m = len(window)
+    overlap = [sum(window[i] ** 2 for i in range(r, m, hop)) >> BITS for r in range(min(hop, m))]
     low, high = min(overlap), max(overlap)
     if low << 40 < high:  # not invertible
         overlap, low = [high] * len(overlap), 0
-    exact = [(w << BITS) // (n * overlap[i % hop]) for i, w in enumerate(window)]
+    exact = [(w << BITS) // (n_fft * overlap[i % hop]) for i, w in enumerate(window)]
     return *_with_exponent(exact), low / high
 
 
@@ -227,35 +227,43 @@ def _with_exponent(values: list[Exact]) -> tuple[list[int], int]:
 
 
 @lru_cache(maxsize=64)
-def stft_tables(n_fft: int, hop_length: int, window: str) -> StftTables:
+def stft_tables(
+    n_fft: int, hop_length: int, window: str, window_length: int | None = None
+) -> StftTables:
     """Make the tables of one STFT; cached.
 
     Args:
         n_fft: even, 2^a·3^b·5^c, 64…4096.
-        hop_length: 1…n_fft.
+        hop_length: 1…window_length.
         window: ``sqrt_hann``, ``hann``, ``hamming`` or ``rect`` (all periodic).
+        window_length: 1…n_fft, n_fft by default.
 
     Raises:
         SpecError: an unknown window.
     """
-    exact = _exact_window(window, n_fft)
+    exact = _exact_window(window, window_length or n_fft)
     return tables_of_window(n_fft, hop_length, exact)
 
 
 def tables_of_samples(
-    window: NDArray[np.float64], hop_length: int, dual: NDArray[np.float64] | None = None
+    window: NDArray[np.float64],
+    hop_length: int,
+    dual: NDArray[np.float64] | None = None,
+    n_fft: int | None = None,
 ) -> StftTables:
     """Make the tables for any window of float64 samples in [0, 1], exactly as they are given.
 
     Args:
-        window: float64[n_fft].
-        hop_length: 1…n_fft.
-        dual: synthesis window to use instead of the canonical dual, float64[n_fft].
+        window: float64[m].
+        hop_length: 1…m.
+        dual: synthesis window to use instead of the canonical dual, float64[m].
+        n_fft: length of the transform, m by default.
     """
-    tables = tables_of_window(len(window), hop_length, [_exact(w) for w in window.tolist()])
+    n = n_fft or len(window)
+    tables = tables_of_window(n, hop_length, [_exact(w) for w in window.tolist()])
     if dual is None:
         return tables
-    mantissas, exponent = _with_exponent([_exact(d) // len(window) for d in dual.tolist()])
+    mantissas, exponent = _with_exponent([_exact(d) // n for d in dual.tolist()])
     return replace(tables, dual=_read_only(mantissas), dual_exponent=exponent)
 
 
@@ -267,7 +275,7 @@ def _exact(value: float) -> Exact:
 def tables_of_window(n_fft: int, hop_length: int, exact: list[Exact]) -> StftTables:
     """Make the tables for a window given with 160 fraction bits, 0 <= w <= 1."""
     cosine, sine = circle(n_fft)
-    dual, exponent, condition = _dual(exact, hop_length)
+    dual, exponent, condition = _dual(exact, hop_length, n_fft)
     power = sum(w * w for w in exact)
     return StftTables(
         n_fft=n_fft,

@@ -14,6 +14,7 @@ from spectral_edge._native import ISA, core
 from spectral_edge.dsp import fft
 from spectral_edge.dsp.engine_c import CoreEngine
 from spectral_edge.dsp.engine_numpy import GoldenEngine
+from spectral_edge.dsp.features import CodeRule
 from spectral_edge.dsp.fixed import Buffers
 from spectral_edge.dsp.tables import exp2_table, log2_table, stft_tables
 from spectral_edge.frontend import WINDOWS, is_smooth
@@ -95,6 +96,59 @@ def test_tables_made_in_c_are_those_made_in_python(window):
         assert library.se_make_window(index, n, a.ctypes.data) == 0
         np.testing.assert_array_equal(a, tables.window)
         assert library.se_make_reference_log2(index, n) == tables.reference_log2
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_tables_of_short_windows(window):
+    """Windows of any length in front of a longer transform."""
+    for m, n, hop in (
+        (400, 512, 160),
+        (399, 512, 133),
+        (25, 64, 10),
+        (7, 90, 3),
+        (1000, 4096, 250),
+    ):
+        tables = stft_tables(n, hop, window, m)
+        a, exponent = np.empty(m, np.int32), ctypes.c_int32()
+        index = WINDOWS.index(window)
+        assert core().se_make_window(index, m, a.ctypes.data) == 0
+        np.testing.assert_array_equal(a, tables.window)
+        size = m, n, hop
+        assert core().se_make_padded_dual(index, *size, a.ctypes.data, ctypes.byref(exponent)) == 0
+        np.testing.assert_array_equal(a, tables.dual)
+        assert exponent.value == tables.dual_exponent
+
+
+def test_code_rules_made_in_c_are_those_made_in_python():
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.integers(-(2**31), 2**31, 300) >> s for s in (0, 8, 16, 24)])
+    values = values.astype(np.int32)
+    for bits, dtype in ((8, np.int8), (16, np.int16)):
+        quantize = getattr(core(), f"se_quantize_int{bits}")
+        for scale in (
+            0.0125,
+            1.0,
+            2.0**-20,
+            3.0,
+            1 / 3,
+            30000.0,
+            2.0**-44,
+            *2.0 ** np.arange(-40, 15),
+        ):
+            scale = float(np.float32(scale))
+            golden = CodeRule.of(scale, -7, bits)
+            mantissa, exponent = scale.as_integer_ratio()
+            made = _native.CodeRuleStruct()
+            power = exponent.bit_length() - 1
+            assert core().se_make_code_rule(mantissa, power, -7, bits, ctypes.byref(made)) == 0
+            fields = made.multiplier, made.shift, made.limit, made.zero_point
+            assert fields == (golden.multiplier, golden.shift, golden.limit, golden.zero_point)
+            codes = np.empty(len(values), dtype)
+            status = quantize(
+                ctypes.byref(made), values.ctypes.data, len(values), codes.ctypes.data
+            )
+            assert status == 0
+            np.testing.assert_array_equal(codes, golden.codes(values.astype(np.int64)))
 
 
 def test_log_tables_made_in_c_are_those_made_in_python():

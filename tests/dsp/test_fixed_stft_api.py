@@ -10,7 +10,7 @@ from scipy.signal import ShortTimeFFT
 from spectral_edge import _native
 from spectral_edge.dsp import BlockSpectrum, FixedSTFT
 from spectral_edge.errors import SpecError, StreamError
-from tests.dsp.signals import signal
+from tests.dsp.signals import SIGNALS, signal
 
 BACKENDS = ["numpy"] + (["c"] if _native.core() else [])
 PAIRS = [("sqrt_hann", 512, 256), ("hann", 400, 100), ("hann", 320, 77), ("hamming", 64, 32)]
@@ -39,6 +39,68 @@ def test_same_frames_as_scipy(window, m, hop, n, backend):
     np.testing.assert_array_equal(fixed.istft(spectrum, k1=n), pcm)
     again = FixedSTFT.from_scipy(theirs, backend=backend).stft(pcm)
     assert snr(again.to_complex(), ideal) > 118
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("m", "mfft", "hop"), [(400, 512, 160), (399, 512, 100), (64, 1024, 32), (25, 64, 7)]
+)
+@pytest.mark.parametrize("phase_shift", [0, None, 5, -20])
+def test_longer_transforms_are_scipy_s(m, mfft, hop, phase_shift, backend):
+    """Zeros behind the window, phases where scipy puts them, no more delay than m - hop."""
+    window = 0.05 + 0.95 * np.hanning(m + 2)[1:-1]
+    theirs = ShortTimeFFT(window, hop, 16_000, mfft=mfft, phase_shift=phase_shift)
+    fixed = FixedSTFT.from_scipy(theirs, backend=backend)
+    pcm = signal(0, 2345)
+    ideal, spectrum = theirs.stft(pcm.astype(float)), fixed.stft(pcm)
+    assert spectrum.re.shape == ideal.shape
+    assert snr(spectrum.to_complex(), ideal) > 118
+    assert (fixed.m_num, fixed.mfft, fixed.f_pts) == (m, mfft, mfft // 2 + 1)
+    assert (fixed.k_min, fixed.k_max(2345)) == (theirs.k_min, theirs.k_max(2345))
+    assert fixed.T == theirs.T
+    np.testing.assert_allclose(fixed.f, theirs.f)
+    np.testing.assert_allclose(fixed.dual_win, theirs.dual_win, atol=1e-8)
+    np.testing.assert_array_equal(fixed.istft(spectrum, k1=2345), pcm)
+    stream = fixed.stream()
+    out = stream.pull(stream.push(pcm))
+    late = fixed.delay_samples
+    assert late == m - hop
+    np.testing.assert_array_equal(out[2 * late :], pcm[late : len(out) - late])
+
+
+@pytest.mark.parametrize(
+    ("window", "m", "n", "hop"), [("hann", 400, 512, 160), ("rect", 25, 64, 9)]
+)
+def test_longer_transforms_have_the_same_bits(window, m, n, hop):
+    engines = [FixedSTFT(window, hop, 16_000, mfft=n, win_length=m, backend=b) for b in BACKENDS]
+    for kind in range(len(SIGNALS)):
+        spectra = [fixed.stft(signal(kind, 3000)) for fixed in engines]
+        for other in spectra[1:]:
+            np.testing.assert_array_equal(other.re, spectra[0].re)
+            np.testing.assert_array_equal(other.im, spectra[0].im)
+            np.testing.assert_array_equal(other.exp, spectra[0].exp)
+        for fixed in engines:
+            np.testing.assert_array_equal(fixed.istft(spectra[0], k1=3000), signal(kind, 3000))
+
+
+@pytest.mark.parametrize("win_length", [400, 512])
+def test_same_frames_as_torch_with_a_short_window(win_length):
+    fixed = FixedSTFT.from_torch(512, 160, win_length=win_length)
+    pcm = signal(0, 4000)
+    ideal = torch.stft(
+        torch.from_numpy(pcm.astype(float)),
+        512,
+        160,
+        win_length,
+        torch.hann_window(win_length, dtype=torch.float64),
+        center=True,
+        pad_mode="constant",
+        return_complex=True,
+    ).numpy()
+    spectrum = fixed.stft(pcm)
+    seen = spectrum.to_complex()[:, -fixed.p_min :][:, : ideal.shape[1]]
+    assert snr(seen, ideal) > 118
+    np.testing.assert_array_equal(fixed.istft(spectrum, k1=4000), pcm)
 
 
 def test_same_phases_as_torch():
@@ -119,9 +181,13 @@ def test_refusals():
         ({"win": np.full(64, 1.5), "hop": 2, "fs": 1}, "within"),
         ({"win": np.ones(64), "hop": 65, "fs": 1}, "hop is 65"),
         ({"win": np.ones(64), "hop": 2, "fs": 0}, "fs is 0"),
-        ({"win": np.ones(64), "hop": 2, "fs": 1, "mfft": 128}, "mfft is 128"),
+        ({"win": np.ones(64), "hop": 2, "fs": 1, "mfft": 62}, "mfft is 62"),
+        ({"win": np.ones(130), "hop": 2, "fs": 1, "mfft": 128}, "win has 130"),
+        ({"win": np.ones(60), "hop": 61, "fs": 1, "mfft": 64}, "hop is 61"),
+        ({"win": np.ones(64), "hop": 2, "fs": 1, "win_length": 60}, "win_length is 60"),
+        ({"win": "hann", "hop": 2, "fs": 1, "mfft": 64, "win_length": 0}, "win has 0"),
         ({"win": "kaiser", "hop": 2, "fs": 1, "mfft": 128}, "kaiser"),
-        ({"win": np.ones(64), "hop": 2, "fs": 1, "phase_shift": 3}, "phase_shift"),
+        ({"win": np.ones(64), "hop": 2, "fs": 1, "phase_shift": 64}, "phase_shift is 64"),
     ):
         with pytest.raises(SpecError, match=message):
             FixedSTFT(**arguments)

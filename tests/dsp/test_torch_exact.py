@@ -31,6 +31,22 @@ def test_forward_has_the_bits_of_the_golden_model(case):
         np.testing.assert_array_equal(spectrum.numpy(), golden.T)
 
 
+def test_forward_of_a_short_window():
+    exact = ExactSTFT(512, 160, "hann", torch.complex128, window_length=400)
+    pcm = signal(0, 160 * 20)
+    x = torch.from_numpy(pcm / 32768.0).requires_grad_(True)
+    re, im, e = analyse(
+        frames_of(pcm, np.zeros(400, np.int16), 160), stft_tables(512, 160, "hann", 400)
+    )
+    seen = exact(x)
+    np.testing.assert_array_equal(
+        seen.detach().numpy(), ((re + 1j * im) * 2.0 ** (-e[:, None] - 15)).T
+    )
+    (gradient,) = torch.autograd.grad(seen.abs().sum(), x)
+    (ideal,) = torch.autograd.grad(exact.float_stft(x).abs().sum(), x)
+    torch.testing.assert_close(gradient, ideal, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gradient_is_that_of_the_float_stft(dtype):
     complex_dtype = torch.complex64 if dtype == torch.float32 else torch.complex128

@@ -61,7 +61,7 @@ static wav_format copy_header(FILE *in, FILE *out) {
 }
 
 static void open_streams(se_stft *streams[], uint32_t channels) {
-    se_stft_config c = {N_FFT, HOP, SE_AUTO, 0, cosine, sine, window, dual};
+    se_stft_config c = {N_FFT, HOP, SE_AUTO, 0, cosine, sine, window, dual, 0};
     se_make_circle(N_FFT, cosine, sine);
     se_make_window(SE_SQRT_HANN, N_FFT, window);
     if (se_make_dual(SE_SQRT_HANN, N_FFT, HOP, dual, &c.dual_exponent)) stop("window and hop");

@@ -50,12 +50,16 @@ typedef enum se_window { SE_SQRT_HANN = 0, SE_HANN = 1, SE_HAMMING = 2, SE_RECT 
 /* cosine, sine: int32[n], Q31 of 2*pi*k/n, +1.0 stored as 2^31 - 1. */
 SE_API int se_make_circle(int n, int32_t *cosine, int32_t *sine);
 
-/* values: int32[n], Q31 in [0, 1]. */
+/* values: int32[n], Q31 in [0, 1]; n 1...4096. */
 SE_API int se_make_window(int window, int n, int32_t *values);
 
 /* Canonical dual window w/(n * sum of shifted w^2): dual int32[n], Q31, times 2^-dual_exponent.
  * SE_BAD_VALUE where the sum comes near 0, which no overlap-add can undo. */
 SE_API int se_make_dual(int window, int n, int hop, int32_t *dual, int32_t *dual_exponent);
+
+/* The same for a window of n samples in front of a longer transform: dual int32[n], w/(n_fft * sum). */
+SE_API int se_make_padded_dual(int window, int n, int n_fft, int hop, int32_t *dual,
+                               int32_t *dual_exponent);
 
 /* log2 sqrt(sum of w^2), Q24. */
 SE_API int32_t se_make_reference_log2(int window, int n);
@@ -88,12 +92,13 @@ SE_API int se_fft_inverse(se_fft *fft, const int32_t *re, const int32_t *im, int
 typedef struct se_stft se_stft;
 
 typedef struct se_stft_config {
-    int32_t n_fft, hop; /* hop: 1...n_fft */
+    int32_t n_fft, hop; /* hop: 1...window_length */
     int32_t isa;        /* an se_isa */
     int32_t dual_exponent;
     const int32_t *cosine, *sine; /* int32[n_fft], Q31; copied */
-    const int32_t *window;        /* int32[n_fft], Q31 in [0, 1]; copied */
-    const int32_t *dual;          /* int32[n_fft]: dual window / n_fft * 2^dual_exponent, Q31; copied */
+    const int32_t *window;        /* int32[window_length], Q31 in [0, 1]; copied */
+    const int32_t *dual; /* int32[window_length]: dual window / n_fft * 2^dual_exponent, Q31; copied */
+    int32_t window_length; /* 1...n_fft, zeros follow the windowed samples; 0 means n_fft */
 } se_stft_config;
 
 SE_API size_t se_stft_size(const se_stft_config *config);
@@ -106,7 +111,7 @@ SE_API void se_stft_reset(se_stft *stft);
  * Returns the exponent e, 0...30; 0 and zeros for a silent frame. Cannot overflow. */
 SE_API int se_stft_push(se_stft *stft, const int16_t *pcm, int32_t *re, int32_t *im);
 
-/* Add one frame, get the hop of PCM it completes: n_fft - hop samples behind the last pushed.
+/* Add one frame, get the hop of PCM it completes: window_length - hop samples behind the last pushed.
  * re, im: int32[bins], any values. Contributions and sums saturate 18 dB above full scale, the
  * int16 output at full scale, rounded half up. */
 SE_API void se_stft_pull(se_stft *stft, const int32_t *re, const int32_t *im, int e,
@@ -222,6 +227,27 @@ SE_API int se_logmel_init(void *memory, size_t size, const se_logmel_config *con
  * Cannot overflow. */
 SE_API void se_logmel_frame(se_logmel *logmel, const int32_t *re, const int32_t *im, int e,
                             int32_t *out);
+
+/* ---- codes of a network ---------------------------------------------------------------------- */
+
+/* How a Q16 value becomes a code: clamp(round(value/(scale * 2^16)) + zero_point), half away from 0. */
+typedef struct se_code_rule {
+    uint32_t multiplier; /* 1/(scale * 2^16) = multiplier * 2^-shift, multiplier in [2^30, 2^31) */
+    int32_t shift;       /* 1...62 */
+    int32_t limit;       /* magnitudes above it saturate */
+    int32_t zero_point;
+} se_code_rule;
+
+/* scale = mantissa * 2^-exponent, as every float32 is; bits 8 or 16. SE_BAD_VALUE when the scale
+ * is outside 2^-45...2^16. */
+SE_API int se_make_code_rule(uint32_t mantissa, int exponent, int zero_point, int bits,
+                             se_code_rule *rule);
+
+/* values: int32[count], Q16, any -> codes [count], not in place. Saturate. */
+SE_API int se_quantize_int8(const se_code_rule *rule, const int32_t *values, int count,
+                            int8_t *codes);
+SE_API int se_quantize_int16(const se_code_rule *rule, const int32_t *values, int count,
+                             int16_t *codes);
 
 /* ---- integer DCT --------------------------------------------------------------------------- */
 

@@ -48,12 +48,18 @@ int se_fft_load_spectrum(const se_fft *fft, const int32_t *re, const int32_t *im
 
 struct se_stft {
     int n, hop, dual_exponent;
+    int m, half; /* samples of the window, pairs of them: an odd m has a zero behind it */
     const se_kernels *k;
     se_fft *fft;
     int32_t *window_even, *window_odd, *weight_even, *weight_odd, *dual_even, *dual_odd;
-    int16_t *history; /* n samples + SE_PAD */
-    int32_t *overlap; /* n values, SE_OLA_FRACTION fraction bits, + SE_PAD */
+    int16_t *history; /* m samples + SE_PAD, the padding zero */
+    int32_t *overlap; /* m values, SE_OLA_FRACTION fraction bits, + SE_PAD */
 };
+
+/* Samples of the window. */
+static inline int se_window_length(const se_stft_config *c) {
+    return c->window_length ? c->window_length : c->n_fft;
+}
 
 int se_stft_layout(se_arena *arena, const se_stft_config *config, const se_kernels *k,
                    se_stft *stft);

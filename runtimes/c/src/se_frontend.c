@@ -46,6 +46,7 @@ static slot slot_of(const se_frontend *f, int64_t frame) {
 
 static int valid(const se_frontend_config *c) {
     if (!c || !se_stft_size(&c->stft) || !c->log2_table || !c->exp2_table) return 0;
+    if (se_window_length(&c->stft) != c->stft.n_fft) return 0;
     if (c->channels < 1 || c->channels > 3 || c->compression <= 0) return 0;
     for (int i = 0; i < c->channels; i++) {
         if (c->feature[i] < 0 || c->feature[i] > 2) return 0;

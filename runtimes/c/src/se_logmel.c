@@ -8,15 +8,32 @@ struct se_logmel {
     uint64_t *power; /* [bins] */
 };
 
-static int valid(const se_logmel_config *c) {
-    if (!c || c->bins < 1 || c->bins > 2049 || c->bands < 1 || c->bands > 512) return 0;
-    if (c->power < 1 || c->power > 2 || c->total_bits < 1 || c->total_bits > 31) return 0;
-    if (c->whole < 0 || c->whole > 6 || c->fraction < 0) return 0;
-    if (!c->first || !c->count || !c->weight || !c->offset || !c->log2_table) return 0;
+static int within(int32_t v, int32_t limit) { return v >= -limit && v <= limit; }
+
+/* What the sums and the logarithms below rely on. */
+static int valid_bands(const se_logmel_config *c) {
+    const int32_t *weight = c->weight;
     for (int i = 0; i < c->bands; i++) {
+        uint32_t total = 0;
         if (c->first[i] < 0 || c->count[i] < 1 || c->count[i] > c->bins - c->first[i]) return 0;
+        if (!within(c->offset[i], 20 * SE_LOG_ONE)) return 0;
+        for (int k = 0; k < c->count[i]; k++) {
+            if (weight[k] < 0 || weight[k] > 1 << SE_WEIGHT_BITS) return 0;
+            total += (uint32_t)weight[k];
+        }
+        if (se_bitlen32(total) > c->total_bits) return 0;
+        weight += c->count[i];
     }
     return 1;
+}
+
+static int valid(const se_logmel_config *c) {
+    if (!c || c->bins < 1 || c->bins > 2049 || c->bands < 1 || c->bands > 512) return 0;
+    if (c->power < 1 || c->power > 2 || c->total_bits < 1 || c->total_bits > 27) return 0;
+    if (c->whole < 0 || c->whole > 6 || c->fraction < 0) return 0;
+    if (!within(c->reference, 32 * SE_LOG_ONE)) return 0;
+    if (!c->first || !c->count || !c->weight || !c->offset || !c->log2_table) return 0;
+    return valid_bands(c);
 }
 
 size_t se_logmel_size(const se_logmel_config *config) {

@@ -100,10 +100,12 @@ static uint64_t taper(int window, int i, int n) {
     }
 }
 
-static int valid_window(int window) { return window >= SE_SQRT_HANN && window <= SE_RECT; }
+static int valid_window(int window, int m) {
+    return window >= SE_SQRT_HANN && window <= SE_RECT && m >= 1 && m <= 4096;
+}
 
 int se_make_window(int window, int n, int32_t *values) {
-    if (!valid_size(n) || !valid_window(window) || !values) return SE_BAD_VALUE;
+    if (!valid_window(window, n) || !values) return SE_BAD_VALUE;
     for (int i = 0; i < n; i++) values[i] = q31(taper(window, i, n));
     return SE_OK;
 }
@@ -119,10 +121,15 @@ static uint64_t overlap(int window, int n, int hop, int r, int down) {
 }
 
 int se_make_dual(int window, int n, int hop, int32_t *dual, int32_t *dual_exponent) {
-    int odd = n, twos = 0, down, bits = 30, length;
+    return se_make_padded_dual(window, n, n, hop, dual, dual_exponent);
+}
+
+int se_make_padded_dual(int window, int n, int n_fft, int hop, int32_t *dual,
+                        int32_t *dual_exponent) {
+    int odd = n_fft, twos = 0, down, bits = 30, length;
     uint64_t peak = 0;
-    if (!valid_size(n) || !valid_window(window) || hop < 1 || hop > n || !dual || !dual_exponent)
-        return SE_BAD_VALUE;
+    if (!valid_size(n_fft) || !valid_window(window, n) || n > n_fft) return SE_BAD_VALUE;
+    if (hop < 1 || hop > n || !dual || !dual_exponent) return SE_BAD_VALUE;
     for (; odd % 2 == 0; odd /= 2) twos++;
     down = se_bitlen32((uint32_t)((n + hop - 1) / hop)) + se_bitlen32((uint32_t)odd);
     for (int pass = 0; pass < 2; pass++) { /* first the size of the largest value, then all bits */

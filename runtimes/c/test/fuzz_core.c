@@ -1,5 +1,6 @@
-/* libFuzzer target: any configuration, PCM, spectrum, network output and saved state; the scalar
- * and the best vector build must agree bit for bit, under both sanitizers.
+/* libFuzzer target: any configuration, PCM, spectrum, network output, saved state, mel bank and DCT;
+ * the scalar and the best vector build must agree bit for bit, under both sanitizers. Any compiler
+ * builds it with -DSE_FUZZ_ALONE, which adds a main() that feeds random inputs for some seconds.
  *
  *     clang -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Iinclude \
  *         test/fuzz_core.c $(ls src/se_*.c) -o fuzz_core && ./fuzz_core -max_total_time=60 */
@@ -40,6 +41,20 @@ static void same(const void *a, const void *b, size_t size, const char *what) {
 }
 
 static const int sizes[] = {64, 72, 80, 90, 96, 100, 120, 128, 150, 162, 192, 240, 250, 256};
+
+/* Tables take longer than what they are for: made once for each shape that comes along. */
+static const se_stft_config *shape(int m, int n, int hop, int window) {
+    enum { SHAPES = 1021 };
+    static se_stft_config kept[SHAPES];
+    static int window_of[SHAPES];
+    const int at = ((m * 31 + n) * 31 + hop * 4 + window) % SHAPES;
+    se_stft_config *c = &kept[at];
+    if (c->window_length == m && c->n_fft == n && c->hop == hop && window_of[at] == window) return c;
+    if (c->n_fft) drop_config(c);
+    *c = make_padded_config(m, n, hop, window, SE_AUTO);
+    window_of[at] = window;
+    return c;
+}
 
 static void fuzz_stft(input *in, const se_stft_config *base) {
     const int bins = base->n_fft / 2 + 1;
@@ -182,20 +197,145 @@ static void fuzz_frontend(input *in, const se_stft_config *stft) {
     }
 }
 
+static int32_t between(input *in, int32_t least, int32_t most) {
+    return least + (int32_t)(number(in, 4) % ((uint32_t)(most - least) + 1));
+}
+
+/* Any mel bank that init accepts, any spectrum within 30 bits; PCEN of what comes out, then of
+ * anything. */
+static void fuzz_mel(input *in) {
+    enum { BINS = 65, BANDS = 6 };
+    static int32_t log2_table[257], exp2_table[257];
+    int32_t first[BANDS], count[BANDS], weight[BANDS * BINS], offset[BANDS], out[BANDS];
+    int32_t re[BINS], im[BINS], used = 0;
+    uint32_t largest = 0;
+    int64_t smoothed[BANDS] = {0};
+    se_logmel_config c;
+    se_pcen_config p;
+    se_logmel *mel;
+    se_code_rule q;
+    int16_t codes16[BANDS];
+    int8_t codes8[BANDS];
+    void *memory;
+    se_make_log_tables(log2_table, exp2_table);
+    memset(&c, 0, sizeof c);
+    c.bins = BINS;
+    c.bands = between(in, 1, BANDS);
+    c.power = between(in, 1, 2);
+    c.whole = between(in, 0, 6);
+    c.fraction = between(in, 0, INT32_MAX - 1);
+    c.reference = between(in, -(32 << 24), 32 << 24);
+    c.floor = (int32_t)number(in, 4);
+    for (int i = 0; i < c.bands; i++) {
+        uint32_t total = 0;
+        first[i] = between(in, 0, BINS - 1);
+        count[i] = between(in, 1, BINS - first[i]);
+        offset[i] = between(in, -(20 << 24), 20 << 24);
+        for (int k = 0; k < count[i]; k++) {
+            weight[used] = between(in, 0, 32768);
+            total += (uint32_t)weight[used++];
+        }
+        if (total > largest) largest = total;
+    }
+    for (c.total_bits = 1; c.total_bits < 31 && largest >> c.total_bits; c.total_bits++) continue;
+    c.first = first;
+    c.count = count;
+    c.weight = weight;
+    c.offset = offset;
+    c.log2_table = log2_table;
+    p.bands = c.bands;
+    p.smooth_mantissa = between(in, 32768, 65536);
+    p.smooth_shift = between(in, 16, 31);
+    p.gain = between(in, 1, INT32_MAX - 1);
+    p.power = between(in, 1, INT32_MAX - 1);
+    p.epsilon = (int64_t)between(in, 1, INT32_MAX - 1) << between(in, 0, 15);
+    p.bias = between(in, 2, (1 << 30) - 1);
+    p.bias_power = between(in, 0, 1 << 30);
+    p.log2_table = log2_table;
+    p.exp2_table = exp2_table;
+    memory = take(se_logmel_size(&c));
+    if (se_logmel_init(memory, se_logmel_size(&c), &c, &mel)) fail("init", "log-mel");
+    for (int t = 0; t < 4; t++) {
+        const int quiet = between(in, 0, 29);
+        fill(in, re, sizeof re);
+        fill(in, im, sizeof im);
+        for (int k = 0; k < BINS; k++) {
+            re[k] = re[k] / (2 << quiet);
+            im[k] = im[k] / (2 << quiet);
+        }
+        se_logmel_frame(mel, re, im, between(in, 0, 30), out);
+        for (int i = 0; i < c.bands; i++) {
+            if (out[i] < c.floor) fail("below its floor", "log-mel");
+        }
+        se_pcen_frame(&p, out, smoothed, re);
+        fill(in, out, sizeof out);
+        se_pcen_frame(&p, out, smoothed, re);
+        if (se_make_code_rule(number(in, 4), between(in, -70, 130), between(in, -128, 127), 16, &q))
+            continue;
+        if (se_quantize_int16(&q, out, BANDS, codes16) || se_quantize_int8(&q, out, BANDS, codes8))
+            fail("rule", "quantiser");
+    }
+    free(memory);
+}
+
+static void fuzz_dct(input *in) {
+    enum { MOST = 64 };
+    static int16_t matrix[MOST * MOST];
+    static int32_t block[MOST * MOST], work[MOST * MOST];
+    const int n = between(in, 2, MOST), down = between(in, 1, 30), across = between(in, 1, 30);
+    if (se_make_dct(n, between(in, 7, 14), matrix)) fail("init", "DCT");
+    fill(in, block, (size_t)(n * n) * sizeof block[0]);
+    se_dct_forward(matrix, n, block, down, work);
+    se_dct_inverse(matrix, n, work, across, block);
+    se_dct_forward_2d(matrix, n, across, down, block, work);
+    se_dct_inverse_2d(matrix, n, down, across, block, work);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     input in = {data, size};
     const uint32_t kind = number(&in, 1);
     const int n = sizes[number(&in, 1) % (sizeof sizes / sizeof sizes[0])];
-    const int window = (int)(kind >> 1 & 3);
-    const int least = n / 8, most = window == SE_HANN ? n / 4 : n / 2;
+    const int window = (int)(kind >> 2 & 3), padded = (kind & 3) == 1 && kind >> 4 & 1;
+    const int m = padded ? 16 + (int)number(&in, 1) % (n - 15) : n;
+    const int least = m / 8, most = window == SE_HANN ? m / 4 : m / 2;
     const int hop = least + (int)(number(&in, 2) % (uint32_t)(most - least + 1));
-    se_stft_config c = make_config(n, hop, window, SE_AUTO);
+    if ((kind & 3) == 2) {
+        fuzz_mel(&in);
+        return 0;
+    }
+    if ((kind & 3) == 3) {
+        fuzz_dct(&in);
+        return 0;
+    }
     if (kind & 1)
-        fuzz_stft(&in, &c);
+        fuzz_stft(&in, shape(m, n, hop, window));
     else
-        fuzz_frontend(&in, &c);
-    drop_config(&c);
+        fuzz_frontend(&in, shape(m, n, hop, window));
     return 0;
 }
+
+#ifdef SE_FUZZ_ALONE
+#include <time.h>
+
+/* fuzz_core [seconds [seed]]: inputs of random length; half of them repeat one byte a lot. */
+int main(int argc, char **argv) {
+    static uint8_t data[8192];
+    const clock_t stop = (argc > 1 ? atoi(argv[1]) : 10) * CLOCKS_PER_SEC;
+    uint32_t state = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 1;
+    long inputs = 0;
+    for (; clock() < stop; inputs++) {
+        size_t size;
+        state = state * 1664525u + 1013904223u;
+        size = state >> 19;
+        for (size_t i = 0; i < size; i++) {
+            state = state * 1664525u + 1013904223u;
+            data[i] = inputs & 1 && state >> 30 ? data[i / 2] : (uint8_t)(state >> 24);
+        }
+        LLVMFuzzerTestOneInput(data, size);
+    }
+    printf("%ld inputs, nothing found\n", inputs);
+    return 0;
+}
+#endif

@@ -149,13 +149,14 @@ static inline int window_index(const char *name) {
     return -1;
 }
 
-/* A configuration with its tables, for the length of the program. */
-static inline se_stft_config make_config(int n, int hop, int window, int isa) {
+/* A configuration with its tables, for the length of the program: m samples of window, n of FFT. */
+static inline se_stft_config make_padded_config(int m, int n, int hop, int window, int isa) {
     se_stft_config c;
     int32_t *cosine = take((size_t)n * 4), *sine = take((size_t)n * 4);
-    int32_t *taper = take((size_t)n * 4), *dual = take((size_t)n * 4);
-    if (se_make_circle(n, cosine, sine) || se_make_window(window, n, taper)) fail("tables", "size");
-    if (se_make_dual(window, n, hop, dual, &c.dual_exponent)) fail("tables", "dual");
+    int32_t *taper = take((size_t)m * 4), *dual = take((size_t)m * 4);
+    if (se_make_circle(n, cosine, sine) || se_make_window(window, m, taper)) fail("tables", "size");
+    if (se_make_padded_dual(window, m, n, hop, dual, &c.dual_exponent)) fail("tables", "dual");
+    c.window_length = m;
     c.n_fft = n;
     c.hop = hop;
     c.isa = isa;
@@ -164,6 +165,10 @@ static inline se_stft_config make_config(int n, int hop, int window, int isa) {
     c.window = taper;
     c.dual = dual;
     return c;
+}
+
+static inline se_stft_config make_config(int n, int hop, int window, int isa) {
+    return make_padded_config(n, n, hop, window, isa);
 }
 
 static inline void drop_config(const se_stft_config *c) {
