@@ -28,6 +28,7 @@ from .insert import masked_sums, quantizers
 __all__ = ["Progress", "Stream", "calibrate", "collect_streams", "golden_clip", "rollout"]
 
 GOLDEN_HOPS = 600
+GOLDEN_WINDOWS = 64
 
 Stream = tuple[Tensor, ...]  # one tensor per input of the program, batch 1
 Progress = Callable[[str, int, int], None]  # (what is being done, steps done, steps in all)
@@ -222,6 +223,9 @@ def run_streams(
 
 def golden_clip(program: StepProgram, streams: Sequence[Stream]) -> Stream:
     """Return the first :data:`GOLDEN_HOPS` hops of real input, joined from streams where needed."""
+    if not program.states and all(spec.time_dim is None for spec in program.inputs):
+        several = streams[:GOLDEN_WINDOWS]  # windows or pictures: each is a hop
+        return tuple(torch.cat([s[k] for s in several]) for k in range(len(program.inputs)))
     chosen: list[Stream] = []
     steps = 0
     for stream in streams:

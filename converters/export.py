@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from spectral_edge import __version__
 from spectral_edge.bundle import Bundle, write_bundle
+from spectral_edge.classifier import Classifier
 from spectral_edge.errors import ParityError, SpecError
-from spectral_edge.frontend import StftFrontend
+from spectral_edge.frontend import Frontend, StftFrontend
+from spectral_edge.image_frontend import ImageFrontend
 from spectral_edge.manifest import FORMAT, FORMAT_VERSION
 from spectral_edge.program import StateSpec, StepProgram, TensorSpec
 
@@ -38,8 +40,9 @@ def export(
     program: StepProgram,
     path: str | os.PathLike[str],
     *,
-    frontend: StftFrontend | None = None,
+    frontend: Frontend | None = None,
     formats: Sequence[str] = ("tflite", "onnx"),
+    labels: Sequence[str] | Classifier | None = None,
     name: str | None = None,
     metrics: Mapping[str, Any] | None = None,
     card: str | None = None,
@@ -54,6 +57,9 @@ def export(
         frontend: the front end the model was trained with; None for a program that starts from
             plain tensors.
         formats: some of ``tflite``, ``onnx``, ``pt2`` (the exported torch program as a member).
+        labels: of a classifier, one per value of its output; a
+            :class:`spectral_edge.Classifier` also says how windows follow each other and what
+            counts as a detection.
         name: name of the bundle; the file name without suffix when None.
         metrics: plain data for the manifest, for example quality on a test set.
         card: text for ``card.md`` instead of the generated one.
@@ -64,13 +70,17 @@ def export(
         The written bundle.
 
     Raises:
-        SpecError: an unknown format or none, or a front end whose tensors are not the program's.
+        SpecError: an unknown format or none, a front end whose tensors are not the program's, or
+            labels that are not its outputs'.
         UnsupportedOp: an op that a writer cannot spell.
         ConversionError: an exporter failed.
         ParityError: a written file holds other qparams than the program.
     """
     path = Path(path)
+    if labels is not None and not isinstance(labels, Classifier):
+        labels = Classifier(tuple(labels))
     _check(program, frontend, formats)
+    _check_labels(program, frontend, labels)
     steps = [*formats, "golden rollout", "bundle"]
 
     def say(what: str) -> None:
@@ -89,7 +99,7 @@ def export(
     provenance = _provenance(program, source, warnings)
     if program.precision != "float32":
         provenance["fake_quant_codes_equal"] = fake_quant_agreement(program, golden)
-    manifest = _manifest(program, frontend, states) | {
+    manifest = _manifest(program, frontend, labels, states) | {
         "name": name or path.stem,
         "formats": entries,
         "metrics": dict(metrics or {}),
@@ -102,7 +112,7 @@ def export(
     return bundle
 
 
-def _check(program: StepProgram, frontend: StftFrontend | None, formats: Sequence[str]) -> None:
+def _check(program: StepProgram, frontend: Frontend | None, formats: Sequence[str]) -> None:
     unknown = [f for f in formats if f not in FORMATS]
     if unknown or not formats:
         raise SpecError(f"formats are {tuple(formats)}, choose some of {FORMATS}")
@@ -110,12 +120,36 @@ def _check(program: StepProgram, frontend: StftFrontend | None, formats: Sequenc
         raise SpecError(f"precision is {program.precision}, files can be float32 or w8a8")
     if frontend is None:
         return
-    shape = program.inputs[0].shape
-    expected = (1, frontend.channels, program.hop_multiple, frontend.bins)
+    shape, rows = program.inputs[0].shape, program.hop_multiple
+    if isinstance(frontend, ImageFrontend):
+        rows = frontend.height
+    elif program.inputs[0].time_dim is None and len(shape) == 4:
+        rows = shape[2]  # a window
+    expected = (1, frontend.channels, rows, frontend.bins)
     if shape != expected:
         raise SpecError(
             f"input {program.inputs[0].name!r} has shape {list(shape)}, this front end makes "
             f"{list(expected)}: export with the front end that the model was built with"
+        )
+
+
+def _check_labels(
+    program: StepProgram, frontend: Frontend | None, classifier: Classifier | None
+) -> None:
+    if classifier is None:
+        if frontend is not None and not isinstance(frontend, StftFrontend):
+            raise SpecError(
+                f"a {frontend.kind} front end belongs to a classifier: give labels=[…], one per "
+                "value of the output"
+            )
+        return
+    if frontend is None or frontend.head != "logits":
+        raise SpecError("labels need a front end with head 'logits', such as LogMelFrontend()")
+    shape = program.outputs[0].shape
+    if not shape or shape[-1] != len(classifier.labels):
+        raise SpecError(
+            f"there are {len(classifier.labels)} labels, output {program.outputs[0].name!r} has "
+            f"shape {list(shape)}: give one label per value of its last axis"
         )
 
 
@@ -220,12 +254,19 @@ def _states(program: StepProgram) -> tuple[list[dict[str, Any]], dict[str, NDArr
 
 
 def _manifest(
-    program: StepProgram, frontend: StftFrontend | None, states: list[dict[str, Any]]
+    program: StepProgram,
+    frontend: Frontend | None,
+    classifier: Classifier | None,
+    states: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """What the manifest says about the program itself."""
     return {
         "format": FORMAT,
-        "version": FORMAT_VERSION,
+        **(
+            {"version": FORMAT_VERSION, "classifier": classifier.to_dict()}
+            if classifier
+            else {"version": 1}
+        ),
         "precision": program.precision,
         "recipe": program.recipe,
         "frontend": frontend.to_dict() if frontend else None,
@@ -280,11 +321,18 @@ def _card(manifest: Mapping[str, Any]) -> str:
         f"- delay: {manifest['delay']} frames",
         f"- formats: {', '.join(sorted(manifest['formats']))}",
     ]
-    if frontend:
+    if frontend and frontend["kind"] == "image":
+        lines.append(
+            f"- front end: pictures, {frontend['height']}×{frontend['width']} pixels, "
+            f"{frontend['channels']} channel(s)"
+        )
+    elif frontend:
         lines.append(
             f"- front end: {frontend['kind']}, {frontend['sample_rate']} Hz, "
             f"n_fft {frontend['n_fft']}, hop {frontend['hop_length']}"
         )
+    if "classifier" in manifest:
+        lines.append(f"- labels: {', '.join(manifest['classifier']['labels'])}")
     lines += [f"- {key}: {value}" for key, value in sorted(manifest["metrics"].items())]
     lines += [f"- note: {text}" for text in manifest["provenance"]["warnings"]]
     lines += ["", "`spectral-edge check` repeats the rollout of `golden.npz` on a device.", ""]

@@ -5,18 +5,32 @@ from __future__ import annotations
 import gc
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .session import Session
-
-__all__ = ["HopTimes", "quiet_gc", "rfft_yardstick_us", "time_hops", "time_paced"]
+__all__ = ["HopTimes", "Measurable", "quiet_gc", "rfft_yardstick_us", "time_hops", "time_paced"]
 
 _STAMPS = 7  # outer start, four calls of a hop, their end, outer end
+
+
+class Measurable(Protocol):
+    """A session as far as its times are concerned: of audio, of labels, or of pictures."""
+
+    @property
+    def hop_length(self) -> int:
+        """Samples of one push."""
+
+    @property
+    def streams(self) -> Sequence[Any]:
+        """Channels, each with front end, engine and FIFO."""
+
+    def push(self, block: NDArray[Any], /) -> object:
+        """Take in one hop."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +56,7 @@ class HopTimes:
 
 
 def time_hops(
-    session: Session, clip: NDArray[np.int16], hops: int, clock: Callable[[], int]
+    session: Measurable, clip: NDArray[np.int16], hops: int, clock: Callable[[], int]
 ) -> HopTimes:
     """Push hops back to back and stamp every part of each.
 
@@ -89,7 +103,7 @@ def time_hops(
 
 
 def time_paced(
-    session: Session, clip: NDArray[np.int16], hops: int, period_s: float
+    session: Measurable, clip: NDArray[np.int16], hops: int, period_s: float
 ) -> NDArray[np.float64]:
     """Push one hop per ``period_s`` and return µs from each scheduled arrival to its completion.
 

@@ -34,8 +34,14 @@ if TYPE_CHECKING:  # the names again, for type checkers and editors
         prepare as prepare,
         quantize as quantize,
     )
+    from spectral_edge.classifier import (
+        Classifier as Classifier,
+        DetectionPolicy as DetectionPolicy,
+    )
     from spectral_edge.converters.export import export as export
     from spectral_edge.frontend import StftFrontend as StftFrontend
+    from spectral_edge.image_frontend import ImageFrontend as ImageFrontend
+    from spectral_edge.logmel_frontend import LogMelFrontend as LogMelFrontend, Pcen as Pcen
     from spectral_edge.parity import check as check
     from spectral_edge.program import (
         QParams as QParams,
@@ -44,13 +50,20 @@ if TYPE_CHECKING:  # the names again, for type checkers and editors
     )
     from spectral_edge.report import LatencyReport as LatencyReport, ParityReport as ParityReport
     from spectral_edge.runtimes.bench import bench as bench
-    from spectral_edge.runtimes.session import Session as Session, open as open
+    from spectral_edge.runtimes.classify import ClassifySession as ClassifySession
+    from spectral_edge.runtimes.opening import open as open
+    from spectral_edge.runtimes.session import Session as Session
     from spectral_edge.streaming.streamify import streamify as streamify
 
 # public name -> module that defines it (None: the module itself)
 _LAZY: dict[str, str] = {
     # what a signal, a step and an artefact are
     "StftFrontend": "spectral_edge.frontend",
+    "LogMelFrontend": "spectral_edge.logmel_frontend",
+    "Pcen": "spectral_edge.logmel_frontend",
+    "ImageFrontend": "spectral_edge.image_frontend",
+    "Classifier": "spectral_edge.classifier",
+    "DetectionPolicy": "spectral_edge.classifier",
     "StepProgram": "spectral_edge.program",
     "StateSpec": "spectral_edge.program",
     "QParams": "spectral_edge.program",
@@ -65,8 +78,9 @@ _LAZY: dict[str, str] = {
     "QatConfig": "spectral_edge.calibration.qat",
     "export": "spectral_edge.converters.export",
     "check": "spectral_edge.parity",
-    "open": "spectral_edge.runtimes.session",
+    "open": "spectral_edge.runtimes.opening",
     "Session": "spectral_edge.runtimes.session",
+    "ClassifySession": "spectral_edge.runtimes.classify",
     "bench": "spectral_edge.runtimes.bench",
 }
 _SUBMODULES = ("errors", "models", "layers", "metrics")

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spectral_edge.classifier import Classifier
 from spectral_edge.errors import BundleError, ChecksumMismatch, ManifestError
-from spectral_edge.frontend import StftFrontend
+from spectral_edge.frontend import Frontend
 from spectral_edge.manifest import (
     MANIFEST,
     StateEntry,
@@ -28,6 +29,7 @@ from spectral_edge.manifest import (
     check_member_name,
     dump_manifest,
     parse_manifest,
+    read_classifier,
     read_frontend,
     read_states,
     read_tensors,
@@ -100,9 +102,14 @@ class Bundle:
         return arrays
 
     @cached_property
-    def frontend(self) -> StftFrontend | None:
+    def frontend(self) -> Frontend | None:
         """The front end the program was trained with, None when it starts from plain tensors."""
         return read_frontend(self.manifest)
+
+    @cached_property
+    def classifier(self) -> Classifier | None:
+        """Labels and detection policy, None when the program is no classifier."""
+        return read_classifier(self.manifest)
 
     @cached_property
     def inputs(self) -> tuple[TensorEntry, ...]:

@@ -44,6 +44,7 @@ EXTRAS = {
     "flatbuffers": "litert",
     "soundfile": "audio",
     "soxr": "audio",
+    "PIL": "image",
     "matplotlib": "demo",
     "jinja2": "demo",
     "rich": "demo",
@@ -116,12 +117,21 @@ class _Plain:
 
 
 def _run(args: argparse.Namespace) -> None:
+    bundle = se.Bundle.load(args.bundle)
+    if bundle.classifier is not None:
+        _run_classifier(args, bundle)
+        return
+    for option in ("threshold", "refractory", "smoothing_seconds", "every_result"):
+        if getattr(args, option) not in (None, False):
+            raise SpecError(f"--{option.replace('_', '-')} is for classifiers")
+    if len(args.input) > 1:
+        raise SpecError(f"got {len(args.input)} inputs: a bundle that makes audio takes one")
     from spectral_edge.runtimes.files import enhance_file
 
-    with progress_bar(f"enhancing {Path(args.input).name}") as tell:
+    with progress_bar(f"enhancing {Path(args.input[0]).name}") as tell:
         done = enhance_file(
-            args.bundle,
-            args.input,
+            bundle,
+            args.input[0],
             args.output,
             engine=args.engine,
             threads=args.threads,
@@ -141,6 +151,32 @@ def _run(args: argparse.Namespace) -> None:
         f"{done.hops:,} hops: p50 {done.hop_us['p50']:.1f} µs, p95 {done.hop_us['p95']:.1f} µs, "
         f"p99 {'–' if p99 is None else f'{p99:.1f} µs'}, max {done.hop_us['max']:.1f} µs",
     )
+
+
+def _run_classifier(args: argparse.Namespace, bundle: se.Bundle) -> None:
+    from dataclasses import replace
+
+    from spectral_edge.runtimes.classify_files import classify_files
+
+    assert bundle.classifier is not None
+    names = ("threshold", "refractory", "smoothing_seconds")
+    changes = {n: getattr(args, n) for n in names if getattr(args, n) is not None}
+    if "threshold" in changes:
+        changes["thresholds"] = {}  # what is typed counts for every label
+    with progress_bar(f"classifying {len(args.input)} file(s)") as tell:
+        done = classify_files(
+            bundle,
+            args.input,
+            args.output,
+            engine=args.engine,
+            threads=args.threads,
+            resample=args.resample,
+            backend=args.backend,
+            policy=replace(bundle.classifier.policy, **changes),
+            every_result=args.every_result,
+            progress=tell,
+        )
+    _show(args, done)
 
 
 def _bench(args: argparse.Namespace) -> None:
@@ -184,12 +220,15 @@ def _compare(args: argparse.Namespace) -> None:
 
     c = compare(args.first, args.second, args.audio, args.engine, args.threads)
     difference = "identical" if c.si_sdr_db is None else f"SI-SDR {c.si_sdr_db:.1f} dB"
+    counted = "samples"
+    if c.score_difference is not None:
+        difference, counted = f"scores differ by up to {c.score_difference:.4f}", "labels"
     (hop_a, hop_b), (model_a, model_b), (size_a, size_b) = c.hop_us, c.model_us, c.model_bytes
     _show(
         args,
         c,
         f"{c.second} against {c.first}, {c.seconds:.1f} s of audio on {c.engine}\n"
-        f"outputs: {difference}, {100 * c.equal_samples:.2f} % of samples equal\n"
+        f"outputs: {difference}, {100 * c.equal_samples:.2f} % of {counted} equal\n"
         f"hop:     {hop_b:.1f} µs against {hop_a:.1f} µs, {c.hop_ratio:.2f} times as fast\n"
         f"model:   {model_b:.1f} µs against {model_a:.1f} µs, {size_b:,} bytes against {size_a:,}",
     )
@@ -470,11 +509,26 @@ def _add_bundle_verbs(verbs: Any) -> None:
     p.add_argument("--engine", nargs="+", choices=ENGINE_NAMES, help="default: all that apply")
 
     p = _verb(
-        verbs, "run", _run, "enhance an audio file hop by hop", "denoiser.seb noisy.wav clean.wav"
+        verbs,
+        "run",
+        _run,
+        "enhance an audio file, or find labels in files",
+        "denoiser.seb noisy.wav clean.wav\n"
+        "  spectral-edge run keywords.seb speech.wav detections.json",
     )
     p.add_argument("bundle")
-    p.add_argument("input", help="audio file of any rate and number of channels")
-    p.add_argument("output", help="file to write: .wav or .flac")
+    p.add_argument(
+        "input",
+        nargs="+",
+        help="audio file of any rate and number of channels; of a classifier several, or pictures",
+    )
+    p.add_argument("output", help="file to write: .wav or .flac; of a classifier .json or .csv")
+    p.add_argument("--threshold", type=float, help="least score of a detection, for all labels")
+    p.add_argument("--refractory", type=float, help="seconds without another detection")
+    p.add_argument("--smoothing-seconds", type=float, help="over which scores are averaged")
+    p.add_argument(
+        "--every-result", action="store_true", help="write the label of every step, not detections"
+    )
     p.add_argument(
         "--resample",
         action=argparse.BooleanOptionalAction,

@@ -6,6 +6,7 @@
       SpecError(ValueError)                 2   a bad front end, recipe or configuration
       StreamError                           2   wrong hop length, dtype or rate; NaN; closed session
         AudioError                          2   not audio, empty, or cannot be written
+        ImageError                          2   not a picture, damaged or too large
       CalibrationError                      2   no sequences, or they do not fit the program
       ConversionError                       2   node, module path, what was tried
         NotStreamable                       2   an op that is not causal with finite lookahead
@@ -30,6 +31,7 @@ __all__ = [
     "ChecksumMismatch",
     "ConversionError",
     "FrontendMismatch",
+    "ImageError",
     "LatencyGateFailed",
     "ManifestError",
     "NotStreamable",
@@ -65,6 +67,10 @@ class StreamError(SpectralEdgeError):
 
 class AudioError(StreamError):
     """A file that cannot be read or written as audio."""
+
+
+class ImageError(StreamError):
+    """A file that cannot be read as a picture."""
 
 
 class CalibrationError(SpectralEdgeError):

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,17 @@ from spectral_edge.errors import SpecError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["StftFrontend", "frontend_from_dict", "is_smooth", "make_window"]
+    from spectral_edge.image_frontend import ImageFrontend
+    from spectral_edge.logmel_frontend import LogMelFrontend
+
+__all__ = [
+    "Frontend",
+    "StftFrontend",
+    "any_frontend_from_dict",
+    "frontend_from_dict",
+    "is_smooth",
+    "make_window",
+]
 
 WINDOWS = ("sqrt_hann", "hann", "hamming", "rect")
 FEATURES = ("mag", "re", "im")
@@ -35,6 +45,8 @@ LEVEL_TAU_SECONDS = 2.0  # one-pole time constant of the running power
 LEVEL_START_DBFS = -26.0  # level assumed before the first hop
 LEVEL_FLOOR_DBFS = -60.0  # silence is not amplified beyond this
 LEVEL_ATTACK_RATIO = 8  # one hop may count for at most 8x the running power (+9 dB)
+
+Frontend: TypeAlias = "StftFrontend | LogMelFrontend | ImageFrontend"
 
 
 def is_smooth(n: int) -> bool:
@@ -199,19 +211,48 @@ class StftFrontend:
 
 
 def frontend_from_dict(data: dict[str, Any]) -> StftFrontend:
-    """Build a front end from manifest data.
+    """Build the front end of an enhancement network from plain data.
+
+    Raises:
+        SpecError: another kind, an unknown or missing key, or a value out of range.
+    """
+    if data.get("kind") != StftFrontend.kind:
+        raise SpecError(f"front end kind is {data.get('kind')!r}, must be {StftFrontend.kind!r}")
+    frontend = any_frontend_from_dict(data)
+    assert isinstance(frontend, StftFrontend)
+    return frontend
+
+
+def any_frontend_from_dict(data: dict[str, Any]) -> Frontend:
+    """Build a front end of any kind from manifest data.
 
     Raises:
         SpecError: an unknown kind, an unknown or missing key, or a value out of range.
     """
+    from spectral_edge.image_frontend import ImageFrontend
+    from spectral_edge.logmel_frontend import LogMelFrontend, Pcen
+
     data = dict(data)
-    kind = data.pop("kind", None)
-    if kind != StftFrontend.kind:
-        raise SpecError(f"front end kind is {kind!r}, this release knows 'stft'")
-    known = {f.name for f in fields(StftFrontend)}
+    name = data.pop("kind", None)
+    kinds: dict[str, type[Any]]
+    kinds = {kind.kind: kind for kind in (StftFrontend, LogMelFrontend, ImageFrontend)}
+    if not isinstance(name, str) or name not in kinds:
+        raise SpecError(f"front end kind is {name!r}, this release knows {', '.join(kinds)}")
+    _check_keys(kinds[name], data, "front end")
+    for field in fields(kinds[name]):
+        if isinstance(field.default, tuple) and not isinstance(data[field.name], list):
+            raise SpecError(f"front end {field.name} is {data[field.name]!r}, must be a list")
+    if name == LogMelFrontend.kind and data["pcen"] is not None:
+        if not isinstance(data["pcen"], dict):
+            raise SpecError(f"front end pcen is {data['pcen']!r}, must be an object or null")
+        _check_keys(Pcen, data["pcen"], "front end pcen")
+        data["pcen"] = Pcen(**data["pcen"])
+    frontend: Frontend = kinds[name](**data)
+    return frontend
+
+
+def _check_keys(kind: type[Any], data: dict[str, Any], what: str) -> None:
+    known = {f.name for f in fields(kind)}
     unknown, missing = sorted(set(data) - known), sorted(known - set(data))
     if unknown or missing:
-        raise SpecError(f"front end has unknown keys {unknown} and lacks {missing}")
-    if not isinstance(data["features"], list):
-        raise SpecError(f"front end features is {data['features']!r}, must be a list of names")
-    return StftFrontend(**data)
+        raise SpecError(f"{what} has unknown keys {unknown} and lacks {missing}")

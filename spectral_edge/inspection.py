@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from spectral_edge.bundle import Bundle
+from spectral_edge.image_frontend import ImageFrontend
+from spectral_edge.logmel_frontend import LogMelFrontend
 from spectral_edge.manifest import StateEntry, TensorEntry
 from spectral_edge.table import text_table
 
@@ -55,9 +57,37 @@ class Inspection:
         f = self.bundle.frontend
         if f is None:
             return ["no front end"]
+        if isinstance(f, ImageFrontend):
+            return [
+                f"front end {f.fingerprint}: pictures, {f.height}×{f.width} pixels, "
+                f"{f.channels} channel(s), crop {f.crop:g}, mean {f.mean}, std {f.std}",
+                *self._label_lines(),
+            ]
+        if isinstance(f, LogMelFrontend):
+            what = "PCEN" if f.pcen else f"{f.log} of {'power' if f.power == 2 else 'magnitude'}"
+            return [
+                f"front end {f.fingerprint}: {f.sample_rate} Hz, {f.window} {f.win_length} in "
+                f"n_fft {f.n_fft}, hop {f.hop_length}, {f.n_mels} {f.mel} bands "
+                f"{f.fmin:g}…{f.fmax:g} Hz, {what}, mean {f.mean:g}, std {f.std:g}",
+                *self._label_lines(),
+            ]
         return [
             f"front end {f.fingerprint}: {f.sample_rate} Hz, n_fft {f.n_fft}, hop {f.hop_length}, "
             f"{f.window}, {'+'.join(f.features)}^{f.compression}, head {f.head}, level {f.level}"
+        ]
+
+    def _label_lines(self) -> list[str]:
+        c = self.bundle.classifier
+        if c is None:
+            return ["no labels"]
+        shown = ", ".join(c.labels[:20]) + (", …" if len(c.labels) > 20 else "")
+        p = c.policy
+        every = f", a window every {c.window_hop} frames" if c.window_hop else ""
+        return [
+            f"{len(c.labels)} labels ({c.activation}): {shown}{every}",
+            f"detects: score ≥ {p.threshold:g}, smoothing {p.smoothing} {p.smoothing_seconds:g} s, "
+            f"refractory {p.refractory:g} s"
+            + (f", never {', '.join(p.ignore)}" if p.ignore else ""),
         ]
 
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from spectral_edge.classifier import Classifier
 from spectral_edge.errors import FrontendMismatch, ManifestError, SpecError, VersionMismatch
-from spectral_edge.frontend import StftFrontend, frontend_from_dict
+from spectral_edge.frontend import Frontend, StftFrontend, any_frontend_from_dict
 from spectral_edge.qparams import QParams
 from spectral_edge.schema import first_violation, load_schema, strict_json
 
@@ -30,13 +31,15 @@ __all__ = [
     "check_member_name",
     "dump_manifest",
     "parse_manifest",
+    "read_classifier",
     "read_frontend",
     "read_states",
     "read_tensors",
 ]
 
 FORMAT = "spectral-edge bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READ_VERSIONS = (1, 2)  # 2 adds classifiers: their front ends, labels and policy
 MANIFEST = "manifest.json"
 
 
@@ -133,15 +136,17 @@ def check_manifest(manifest: Any) -> None:
                     f"must be a permutation of {len(shapes[name])} axes"
                 )
     _check_frontend(manifest)
+    _check_classifier(manifest)
 
 
 def _check_version(manifest: Any) -> None:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ManifestError(f"{MANIFEST} has no format {FORMAT!r}; this is not a bundle")
     version = manifest.get("version")
-    if version != FORMAT_VERSION:
+    if isinstance(version, bool) or version not in READ_VERSIONS:
         raise VersionMismatch(
-            f"bundle format version is {version!r}, this release reads {FORMAT_VERSION}; "
+            f"bundle format version is {version!r}, this release reads "
+            f"{' and '.join(map(str, READ_VERSIONS))}; "
             "install a matching spectral-edge or export the bundle again"
         )
 
@@ -156,12 +161,45 @@ def _check_frontend(manifest: Mapping[str, Any]) -> None:
         )
 
 
-def read_frontend(manifest: Mapping[str, Any]) -> StftFrontend | None:
+def _check_classifier(manifest: Mapping[str, Any]) -> None:
+    """Front end, labels, outputs and version of a classifier must agree."""
+    frontend, classifier = read_frontend(manifest), read_classifier(manifest)
+    newer = classifier is not None or not isinstance(frontend, (StftFrontend, type(None)))
+    if manifest["version"] == 1 and newer:
+        kind = frontend.kind if frontend else "no"
+        raise ManifestError(
+            f"{MANIFEST}: version is 1, labels and {kind!r} front ends need version 2"
+        )
+    if classifier is None:
+        return
+    if frontend is None or frontend.head != "logits":
+        raise ManifestError(f"{MANIFEST}: classifier needs a front end with head 'logits'")
+    logits = manifest["outputs"][0]
+    count = logits["shape"][-1] if logits["shape"] else 0
+    if count != len(classifier.labels):
+        raise ManifestError(
+            f"{MANIFEST}: classifier has {len(classifier.labels)} labels, output "
+            f"{logits['name']!r} has {count} values"
+        )
+
+
+def read_classifier(manifest: Mapping[str, Any]) -> Classifier | None:
+    """Return labels and policy of a manifest, None when it is no classifier's."""
+    data = manifest.get("classifier")
+    if data is None:
+        return None
+    try:
+        return Classifier.from_dict(data)
+    except (SpecError, TypeError) as error:
+        raise ManifestError(f"{MANIFEST}: classifier: {error}") from error
+
+
+def read_frontend(manifest: Mapping[str, Any]) -> Frontend | None:
     """Return the front end of a manifest, None for a program that starts from plain tensors."""
     if manifest["frontend"] is None:
         return None
     try:
-        return frontend_from_dict(manifest["frontend"])
+        return any_frontend_from_dict(manifest["frontend"])
     except (SpecError, TypeError) as error:
         raise ManifestError(f"{MANIFEST}: frontend: {error}") from error
 

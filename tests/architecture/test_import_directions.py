@@ -35,6 +35,7 @@ LAZY_TORCH = (
     "spectral_edge/parity.py",
     "spectral_edge/demo/",
     "spectral_edge/dsp/features.py",
+    "spectral_edge/feature_sequences.py",
     "runtimes/engines/",
 )
 TRAINING_STACK = ("torch", "torchao", "lightning", "pytorch_lightning", "torchmetrics")

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAVY = (
     "torch", "torchao", "lightning", "tensorflow", "onnx", "onnxscript", "onnxruntime",
     "ai_edge_litert", "tflite_runtime", "scipy", "matplotlib", "soundfile", "soxr", "rich", "yaml",
+    "PIL",
 )  # fmt: skip
 
 # Modules that the package may load on top of what NumPy loads itself.
@@ -38,6 +39,9 @@ def modules_after(statement: str) -> set[str]:
         "import spectral_edge",
         "import spectral_edge.cli",
         "import spectral_edge as se; se.StftFrontend().fingerprint",
+        "import spectral_edge as se; se.LogMelFrontend().fingerprint",
+        "import spectral_edge as se; se.ImageFrontend().fingerprint",
+        "import spectral_edge as se; se.ClassifySession, se.Classifier, se.DetectionPolicy",
         "import spectral_edge as se; se.open, se.Session, se.Bundle, se.bench, se.LatencyReport",
     ],
 )

@@ -203,9 +203,9 @@ def put(*path: Any, to: Any) -> Callable[[dict[str, Any]], None]:
             r"unknown key 'inputs\[0\].surp",
         ),
         (
-            put("version", to=2),
+            put("version", to=3),
             VersionMismatch,
-            "format version is 2, this release reads 1",
+            "format version is 3, this release reads 1 and 2",
         ),
         (put("format", to="tar"), ManifestError, "this is not a bundle"),
         (
