@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -17,39 +16,13 @@ from spectral_edge.audio import AudioReader, AudioWriter, open_reader, open_writ
 from spectral_edge.bundle import Bundle
 from spectral_edge.errors import AudioError, StreamError
 
+from .scheduler.counters import TimeHistogram
 from .session import Session
 from .stream import check_streamable
 
-__all__ = ["FileRun", "TimeHistogram", "enhance_file"]
+__all__ = ["FileRun", "enhance_file"]
 
 BLOCK_HOPS = 64  # hops read and written at a time
-
-
-class TimeHistogram:
-    """Percentiles of any number of times in constant memory, to 1.1 % (64 bins per octave)."""
-
-    _PER_OCTAVE = 64
-    _OCTAVES = 40  # 1 ns … 18 minutes
-
-    def __init__(self) -> None:
-        self._bins = np.zeros(self._PER_OCTAVE * self._OCTAVES, np.int64)
-        self.n = 0
-        self.total_ns = 0
-        self.max_ns = 0
-
-    def add(self, ns: int) -> None:
-        """Count one time."""
-        last = len(self._bins) - 1
-        self._bins[min(int(math.log2(max(ns, 1)) * self._PER_OCTAVE), last)] += 1
-        self.n += 1
-        self.total_ns += ns
-        self.max_ns = max(self.max_ns, ns)
-
-    def percentile_us(self, percent: float) -> float:
-        """Return the nearest-rank percentile in µs, to the width of a bin (from above)."""
-        rank = max(1, math.ceil(percent / 100 * self.n))
-        index = int(np.searchsorted(np.cumsum(self._bins), rank))
-        return min(2 ** ((index + 1) / self._PER_OCTAVE), self.max_ns) / 1000
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,16 @@
 """Lets a session work on audio of another sample rate without losing its laws.
 
 Resamplers deliver in bursts, but what they have delivered after N samples depends on N alone. The
-worst shortage is therefore a constant; it is measured once and becomes the latency, so that a
-bridge returns as many samples as it gets and any split of the same audio gives the same bytes.
+worst by which each of the two ever lags is therefore a constant, measured once; their sum is the
+latency, so that a bridge returns as many samples as it gets and any split of the same audio gives
+the same bytes. (Their bursts drift against each other for minutes, so the pair cannot be measured.)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +19,10 @@ from spectral_edge.audio import Resampler, to_int16
 
 from .scheduler.fifo import HopFifo
 
-__all__ = ["RateBridge"]
+__all__ = ["RateBridge", "worst_lag"]
 
-_PROBE_BLOCK = 32  # samples; the shortage between two probes is at most this larger
-_PROBE_SECONDS = 1.0
-_MARGIN = 16  # samples, for ratios whose pattern is longer than the probe
+_PROBE_BLOCK = 16  # samples; the lag between two probes is at most this larger
+_PROBE_SECONDS = 2.0
 
 
 class RateBridge:
@@ -36,10 +38,10 @@ class RateBridge:
         self._fifo = fifo
         self._native_latency = native_latency
         self._to_drop = native_latency
-        self._ready = np.zeros(0, np.float32)
-        self.latency = 0
-        self.latency = self._measure_latency(rate)
-        self.reset()
+        ratio = rate / native_rate
+        lag = worst_lag(rate, native_rate) + ratio * worst_lag(native_rate, rate)
+        self.latency = math.ceil(native_latency * ratio + lag) + 2  # each way rounds
+        self._ready = np.zeros(self.latency, np.float32)
 
     def reset(self) -> None:
         """Return to the state before the first sample; the FIFO has its own reset."""
@@ -84,13 +86,15 @@ class RateBridge:
         real: NDArray[np.float32] = pcm[dropped:].astype(np.float32) * np.float32(1 / 32768)
         return self._up.push(real)
 
-    def _measure_latency(self, rate: int) -> int:
-        """Return the largest number of samples by which output ever lags behind input."""
-        block = np.zeros(_PROBE_BLOCK, np.float32)
-        taken = given = shortage = 0
-        while taken < rate * _PROBE_SECONDS:
-            taken += len(block)
-            native = self._down.push(block)
-            given += len(self._resample_back(np.zeros(len(native), np.int16)))
-            shortage = max(shortage, taken - given)
-        return shortage + _PROBE_BLOCK + _MARGIN
+
+@lru_cache(maxsize=64)
+def worst_lag(rate_in: int, rate_out: int) -> float:
+    """Return the most samples, at ``rate_in``, by which a resampler's output lags its input."""
+    resampler, block = Resampler(rate_in, rate_out), np.zeros(_PROBE_BLOCK, np.float32)
+    taken = given = 0
+    worst = 0.0
+    while taken < rate_in * _PROBE_SECONDS:
+        taken += len(block)
+        given += len(resampler.push(block))
+        worst = max(worst, taken - given * rate_in / rate_out)
+    return worst + _PROBE_BLOCK

@@ -22,7 +22,7 @@ from spectral_edge.report import (
 from spectral_edge.report_files import load_report, render_reports
 from spectral_edge.runtimes.bench import bench, speech_like_noise
 from spectral_edge.runtimes.compare import compare, si_sdr_db
-from spectral_edge.runtimes.files import TimeHistogram
+from spectral_edge.runtimes.scheduler.counters import TimeHistogram
 from spectral_edge.schema import load_schema
 
 
