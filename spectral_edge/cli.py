@@ -310,16 +310,26 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from spectral_edge.training.loop import train
+    import yaml
 
-    best = train(
+    from spectral_edge.training.start import train_recipe
+
+    trained = train_recipe(
         args.recipe,
         out=args.out,
         data_root=args.data,
         resume=args.resume,
-        progress=sys.stderr.isatty(),
+        progress=lambda done, total, what: _note(f"{done}/{total} {what}"),
+        overrides={key: yaml.safe_load(value) for key, value in args.set},
     )
-    _show(args, _Plain(checkpoint=str(best)), f"best weights: {best}")
+    _show(args, trained)
+
+
+def _key_and_value(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE, such as run.epochs=2")
+    return key, value
 
 
 def _quantize(args: argparse.Namespace) -> None:
@@ -432,6 +442,10 @@ def _add_model_verbs(verbs: Any) -> None:
     p.add_argument("--data", help="folder that the recipe's folders are relative to")
     p.add_argument("--out", default="runs", help="folder for runs (default: %(default)s)")
     p.add_argument("--resume", action="store_true", help="go on where the run was stopped")
+    p.add_argument(
+        "--set", action="append", default=[], type=_key_and_value, metavar="KEY=VALUE",
+        help="change a recipe key, such as run.epochs=2 or run.devices=4",
+    )  # fmt: skip
 
     p = _verb(
         verbs,

@@ -77,6 +77,8 @@ class Augment:
             inputs, targets = self._mixed(inputs, targets)
         if recipe.cutmix and len(inputs) > 1 and self.rng.random() < recipe.cutmix:
             inputs, targets = self._cut(inputs, targets)
+        if recipe.erase:
+            inputs = self._erased(inputs)
         if recipe.noise:
             level = self._uniform(0.0, recipe.noise, inputs)
             uniform = torch.from_numpy(self.rng.random(inputs.shape, dtype=np.float32))
@@ -118,6 +120,22 @@ class Augment:
             both = torch.where(wide < 1, torch.logaddexp(a, b), a)
             mixed = (both - self.offset) / self.scale
         return mixed, keep * targets + (1 - keep) * targets[order]
+
+    def _erased(self, images: Tensor) -> Tensor:
+        images = images.clone()
+        height, width = images.shape[2:]
+        for image in images:
+            if self.rng.random() >= self.recipe.erase:
+                continue
+            area = float(self.rng.uniform(0.02, 1 / 3)) * height * width
+            ratio = float(np.exp(self.rng.uniform(np.log(0.3), np.log(1 / 0.3))))
+            h = min(height, max(1, round(np.sqrt(area * ratio))))
+            w = min(width, max(1, round(np.sqrt(area / ratio))))
+            y = int(self.rng.integers(0, height - h + 1))
+            x = int(self.rng.integers(0, width - w + 1))
+            noise = self.rng.standard_normal((image.shape[0], h, w)).astype(np.float32)
+            image[:, y : y + h, x : x + w] = torch.from_numpy(noise).to(image.device)
+        return images
 
     def _cut(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         height, width = inputs.shape[2:]

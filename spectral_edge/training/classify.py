@@ -29,7 +29,13 @@ from spectral_edge.models.classifiers import build_classifier
 
 from .augment import Augment
 from .classify_recipe import ClassifyRecipe, load_classify_recipe
-from .examples import LazyFeatures, load_examples, load_features, make_loader
+from .examples import (
+    LazyFeatures,
+    load_examples,
+    load_features,
+    make_loader,
+    report_missing,
+)
 from .labelled import FeatureSet, Progress
 from .pretrain import pretraining_task, run_pretraining
 
@@ -75,7 +81,9 @@ def mean_average_precision(scores: NDArray[Any], targets: NDArray[Any]) -> float
     return float(np.mean(values)) if values else 0.0
 
 
-def evaluate_classifier(model: Any, data: FeatureSet, batch: int = 128) -> dict[str, float]:
+def evaluate_classifier(
+    model: Any, data: FeatureSet | LazyFeatures, batch: int = 128
+) -> dict[str, float]:
     """Return ``accuracy`` (one label) or ``map`` (several), and ``loss``, of any callable model.
 
     Args:
@@ -105,10 +113,16 @@ class ClassifierModule(lightning.LightningModule):
     """A classifier with its loss, optimiser, schedule and weight average."""
 
     def __init__(
-        self, network: nn.Module, recipe: ClassifyRecipe, classes: int, steps: int
+        self,
+        network: nn.Module,
+        recipe: ClassifyRecipe,
+        classes: int,
+        steps: int,
+        teacher: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.network, self.recipe, self.classes = network, recipe, classes
+        self.teacher = None if teacher is None else teacher.requires_grad_(False)
         self.steps = max(1, steps)  # per epoch
         self.augment = Augment(recipe.augment, recipe.features, classes, recipe.seed)
         self.average: nn.Module | None = None
@@ -126,12 +140,24 @@ class ClassifierModule(lightning.LightningModule):
         inputs, targets = self.augment(*batch)
         logits = clip_logits(self.network(inputs))
         run = self.recipe.run
+        if self.teacher is not None:
+            targets = self._with_teacher(inputs, targets)
         if run.loss == "bce":
             loss = F.binary_cross_entropy_with_logits(logits, targets)
         else:
             loss = F.cross_entropy(logits, targets, label_smoothing=run.label_smoothing)
         self.log("train/loss", loss, prog_bar=True)
         return loss
+
+    def _with_teacher(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Return targets with the teacher's share; it sees the same augmented inputs."""
+        assert self.teacher is not None
+        settings = self.recipe.distill
+        with torch.no_grad():
+            logits = clip_logits(self.teacher.eval()(inputs)) / settings.temperature
+        several = self.recipe.run.loss == "bce"
+        answers = torch.sigmoid(logits) if several else torch.softmax(logits, dim=1)
+        return (1.0 - settings.share) * targets + settings.share * answers
 
     def on_train_batch_end(self, *args: Any) -> None:
         if self.average is None:
@@ -229,6 +255,12 @@ class _Best(Callback):
             self.score = score
             self.weights = {k: v.clone() for k, v in pl_module.shipped.state_dict().items()}
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"score": self.score, "weights": self.weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.score, self.weights = state_dict["score"], state_dict["weights"]
+
 
 @dataclass(frozen=True)
 class ClassifyResult:
@@ -256,7 +288,7 @@ class ClassifyResult:
 def fit_classifier(
     network: nn.Module,
     train: FeatureSet | LazyFeatures,
-    validation: FeatureSet,
+    validation: FeatureSet | LazyFeatures,
     recipe: ClassifyRecipe,
     *,
     folder: Path | None = None,
@@ -275,7 +307,7 @@ def fit_classifier(
         progress: called after every epoch.
 
     Raises:
-        SpecError: nothing to resume.
+        SpecError: nothing to resume, or a teacher of other classes.
     """
     run = recipe.run
     classes = len(validation.classes)
@@ -287,7 +319,12 @@ def fit_classifier(
         pretraining = run_pretraining(
             task, lambda: batches, settings.epochs, settings.lr, recipe.seed
         )
-    module = ClassifierModule(network, recipe, classes, len(batches))
+    teacher = None
+    if recipe.distill.teacher is not None:
+        teacher, _, names = load_classifier(recipe.distill.teacher)
+        if names != validation.classes:
+            raise SpecError(f"teacher {recipe.distill.teacher} knows other classes")
+    module = ClassifierModule(network, recipe, classes, len(batches), teacher)
     best = _Best()
     with quiet_lightning():
         trainer = _trainer(recipe, folder, best, progress)
@@ -385,14 +422,16 @@ def train_classifier(
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
     lightning.seed_everything(recipe.seed, verbose=False)
-    train: FeatureSet | LazyFeatures
-    if recipe.features.lazy:
-        train = LazyFeatures(load_examples(recipe.data, "train", recipe.seed), recipe.features)
-        shape = tuple(train[0][0].shape)
-    else:
-        train = load_features(recipe, "train", progress)
-        shape = tuple(train.inputs.shape[1:])
-    validation = load_features(recipe, "val", progress)
+
+    def inputs(split: str) -> FeatureSet | LazyFeatures:
+        if recipe.features.lazy:
+            examples = load_examples(recipe.data, split, recipe.seed)
+            report_missing(examples, progress)
+            return LazyFeatures(examples, recipe.features)
+        return load_features(recipe, split, progress)
+
+    train, validation = inputs("train"), inputs("val")
+    shape = train[0][0].shape if isinstance(train, LazyFeatures) else train.inputs.shape[1:]
     input_shape = (shape[0], shape[1], shape[2])
     network = build_classifier(
         recipe.model, len(validation.classes), input_shape, **dict(recipe.options)
@@ -403,7 +442,7 @@ def train_classifier(
     result = fit_classifier(
         network, train, validation, recipe, folder=folder, resume=resume, progress=progress
     )
-    scores = evaluate_classifier(network, load_features(recipe, "test", progress))
+    scores = evaluate_classifier(network, inputs("test"))
     checkpoint = None
     if folder is not None:
         checkpoint = save_classifier(

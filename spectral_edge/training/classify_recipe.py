@@ -18,6 +18,7 @@ __all__ = [
     "ClassifyData",
     "ClassifyRecipe",
     "ClassifyRun",
+    "DistillRecipe",
     "FeatureRecipe",
     "PretrainRecipe",
     "classify_recipe_names",
@@ -61,6 +62,7 @@ class FeatureRecipe:
         mean: subtracted from log-mel.
         std: features are divided by twice this.
         centring: ``utterance`` or ``blocker``, see :class:`spectral_edge.training.log_mel.LogMel`.
+        fill: ``mean`` or ``raw_zero``: what short clips are padded with.
         size: (height, width) of images; empty keeps theirs.
         cache: folder for computed features; None computes them again.
         lazy: compute features when they are needed, in loader workers (data larger than memory).
@@ -71,6 +73,7 @@ class FeatureRecipe:
     mean: float = -6.845978
     std: float = 5.5654526
     centring: str = "utterance"
+    fill: str = "mean"
     size: tuple[int, ...] = ()
     cache: str | None = None
     lazy: bool = False
@@ -92,6 +95,7 @@ class AugmentRecipe:
         gain: largest shift of log-mel, as a change of level, in units of the features.
         flip: mirror images left-right at random.
         shift: most pixels that an image is shifted by.
+        erase: probability that a rectangle of an image (2…33 % of it) becomes noise.
     """
 
     mask: str = "none"
@@ -105,6 +109,7 @@ class AugmentRecipe:
     gain: float = 0.0
     flip: bool = False
     shift: int = 0
+    erase: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,21 @@ class PretrainRecipe:
     lr: float = 1e-3
     share: float = 0.6
     radius: float = 0.15
+
+
+@dataclass(frozen=True)
+class DistillRecipe:
+    """Learning from a trained classifier besides the labels.
+
+    Attributes:
+        teacher: its checkpoint; None is off. Classes and inputs must be the same.
+        share: weight of the teacher's answer in the targets.
+        temperature: the teacher's logits are divided by it.
+    """
+
+    teacher: str | None = None
+    share: float = 0.5
+    temperature: float = 2.0
 
 
 @dataclass(frozen=True)
@@ -195,6 +215,7 @@ class ClassifyRecipe:
         features: what the network sees.
         augment: changes of training examples.
         pretrain: self-supervised start.
+        distill: a teacher.
         run: optimiser, schedule, machine.
         seed: of weights, order and augmentation.
         start: checkpoint to start from; tensors that do not fit are left at random.
@@ -208,6 +229,7 @@ class ClassifyRecipe:
     features: FeatureRecipe = field(default_factory=FeatureRecipe)
     augment: AugmentRecipe = field(default_factory=AugmentRecipe)
     pretrain: PretrainRecipe = field(default_factory=PretrainRecipe)
+    distill: DistillRecipe = field(default_factory=DistillRecipe)
     run: ClassifyRun = field(default_factory=ClassifyRun)
     seed: int = 0
     start: str | None = None

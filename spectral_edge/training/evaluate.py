@@ -30,7 +30,11 @@ METRICS: dict[str, Callable[[Clip, Clip, int], float]] = {
     "stoi": metrics.stoi,
     "si_sdr": lambda clean, estimate, rate: metrics.si_sdr(clean, estimate),
     "ssnr": metrics.ssnr,
+    "csig": lambda clean, estimate, rate: metrics.composite(clean, estimate, rate)["csig"],
+    "cbak": lambda clean, estimate, rate: metrics.composite(clean, estimate, rate)["cbak"],
+    "covl": lambda clean, estimate, rate: metrics.composite(clean, estimate, rate)["covl"],
 }
+COMPOSITE = {"csig", "cbak", "covl"}  # computed together
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ def evaluate(
     enhance: Enhancer,
     folder: str | Path,
     *,
-    names: Sequence[str] = tuple(METRICS),
+    names: Sequence[str] = ("pesq", "stoi", "si_sdr", "ssnr"),
     progress: Callable[[int, int], None] | None = None,
     limit: int | None = None,
 ) -> Evaluation:
@@ -124,8 +128,9 @@ def _row(
             f"{clean.shape}: return one aligned sample per sample"
         )
     row: dict[str, float | str] = {"file": noisy_file.name}
+    scores = metrics.composite(clean, estimate, rate) if COMPOSITE & set(names) else {}
     for name in names:
-        row[name] = METRICS[name](clean, estimate, rate)
+        row[name] = scores[name] if name in scores else METRICS[name](clean, estimate, rate)
     return row
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,15 @@ from .labelled import (
 from .log_mel import LogMel
 from .synthetic import TOY_SETS, toy_set
 
-__all__ = ["KINDS", "load_examples", "load_features", "log_mel_of", "make_loader"]
+__all__ = [
+    "KINDS",
+    "LazyFeatures",
+    "load_examples",
+    "load_features",
+    "log_mel_of",
+    "make_loader",
+    "report_missing",
+]
 
 SPLITS = ("train", "val", "test")
 KINDS = (
@@ -79,9 +87,9 @@ def _real(data: ClassifyData, split: str) -> LabelledSet:
     table: dict[str, Callable[[], LabelledSet]] = {
         "csv": lambda: loaders.csv_set(root, split, sample_rate=rate, **data.options),
         "folder_audio": lambda: loaders.folder_set(
-            root / split, kind="audio", sample_rate=rate, **data.options
+            _part(root, split), kind="audio", sample_rate=rate, **data.options
         ),
-        "folder_image": lambda: loaders.folder_set(root / split, **data.options),
+        "folder_image": lambda: loaders.folder_set(_part(root, split), **data.options),
         "speech_commands": lambda: loaders.speech_commands(root, split, classes=data.classes or 35),
         "esc50": lambda: loaders.esc50(
             root, split, fold=data.fold, only_esc10=data.only_esc10, rate=rate
@@ -93,10 +101,21 @@ def _real(data: ClassifyData, split: str) -> LabelledSet:
     return table[data.kind]()
 
 
+def _part(root: Path, split: str) -> Path:
+    """ImageNet's folder has no labelled test: what is reported there is its ``val``."""
+    return root / ("val" if split == "test" and not (root / "test").is_dir() else split)
+
+
 def _audioset(root: Path, split: str) -> LabelledSet:
-    name = "balanced_train_segments" if split == "train" else "eval_segments"
-    part = "balanced_train" if split == "train" else "eval"
-    return loaders.audioset(root / f"{name}.csv", root / "class_labels_indices.csv", root / part)
+    """Balanced list, of which every twentieth clip is ``val`` (our choice); ``test`` is eval."""
+    name, part = "balanced_train_segments", "balanced_train"
+    if split == "test":
+        name, part = "eval_segments", "eval"
+    whole = loaders.audioset(root / f"{name}.csv", root / "class_labels_indices.csv", root / part)
+    if split == "test":
+        return whole
+    held_out = np.arange(len(whole)) % 20 == 19
+    return whole.subset(np.flatnonzero(held_out == (split == "val")), split)
 
 
 def log_mel_of(features: FeatureRecipe, sample_rate: int) -> LogMel:
@@ -104,7 +123,7 @@ def log_mel_of(features: FeatureRecipe, sample_rate: int) -> LogMel:
     return LogMel(
         mels=features.mels, sample_rate=sample_rate, frame=sample_rate // 40,
         shift=sample_rate // 100, frames=features.frames, mean=features.mean, std=features.std,
-        centring=features.centring,
+        centring=features.centring, fill=features.fill,
     )  # fmt: skip
 
 
@@ -114,6 +133,7 @@ def load_features(
     """Return inputs and targets of one split, computed once (or read from the cache)."""
     examples = load_examples(recipe.data, split, recipe.seed)
     features = recipe.features
+    report_missing(examples, progress)
     if examples.kind == "image":
         size = (features.size[0], features.size[1]) if features.size else None
         return image_features(examples, size)
@@ -124,18 +144,32 @@ def load_features(
     )  # fmt: skip
 
 
+def report_missing(examples: LabelledSet, progress: Progress | None) -> None:
+    """Say how many listed clips a set lacks."""
+    if examples.missing and progress is not None:
+        found, absent = len(examples), len(examples.missing)
+        progress(found, found + absent, f"{examples.name}: {absent} listed clips are not there")
+
+
 class LazyFeatures(Dataset[tuple[Tensor, Tensor]]):
-    """Features computed when they are asked for; for data larger than memory."""
+    """Features computed when they are asked for; for data larger than memory.
+
+    Attributes:
+        classes: label names.
+        targets: int64[examples] or float32[examples, classes].
+    """
 
     def __init__(self, examples: LabelledSet, features: FeatureRecipe) -> None:
         self.examples, self.features = examples, features
         self.front = log_mel_of(features, examples.sample_rate)
+        self.classes = examples.classes
+        self.targets = torch.from_numpy(np.ascontiguousarray(examples.targets))
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        target = torch.as_tensor(self.examples.targets[index])
+        target = self.targets[index]
         if self.examples.kind == "image":
             size = (self.features.size[0], self.features.size[1]) if self.features.size else None
             one = self.examples.subset([index], "one")
@@ -143,6 +177,12 @@ class LazyFeatures(Dataset[tuple[Tensor, Tensor]]):
         samples = self.front.samples_for(self.features.frames)
         clip = fitted(self.examples.load(index), samples)
         return self.front(torch.from_numpy(clip)[None])[0], target
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the examples in order, in batches."""
+        for start in range(0, len(self), size):
+            rows = [self[i] for i in range(start, min(start + size, len(self)))]
+            yield torch.stack([x for x, _ in rows]), torch.stack([y for _, y in rows])
 
 
 def make_loader(

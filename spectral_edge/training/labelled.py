@@ -58,7 +58,7 @@ class LabelledSet:
         order, load = np.asarray(indices, dtype=np.int64), self.load
         return LabelledSet(
             f"{self.name}-{name}", self.kind, self.classes, self.targets[order],
-            lambda i: load(int(order[i])), self.sample_rate,
+            lambda i: load(int(order[i])), self.sample_rate, self.missing,
         )  # fmt: skip
 
 

@@ -53,13 +53,14 @@ class LogMel:
         frame: samples of a frame (25 ms).
         shift: samples between frames (10 ms).
         low: lowest frequency in Hz.
-        frames: length of a window in frames: shorter clips are padded with the mean (0 after
-            normalisation), longer ones are cut; 0 keeps every length.
+        frames: length of a window in frames: shorter clips are padded, longer ones are cut; 0
+            keeps every length.
+        fill: padding: ``mean`` (0 after normalisation), or ``raw_zero`` as the reference pipeline
+            does, which pads before it normalises.
         mean: subtracted from the logarithm.
         std: features are divided by twice this.
         centring: ``utterance`` subtracts the mean of the clip (reference), ``blocker`` filters DC
-            with
-            one pole, which a stream can do.
+            with one pole, which a stream can do.
     """
 
     mels: int = 128
@@ -71,10 +72,13 @@ class LogMel:
     mean: float = -6.845978
     std: float = 5.5654526
     centring: str = "utterance"
+    fill: str = "mean"
 
     def __post_init__(self) -> None:
         if self.centring not in ("utterance", "blocker"):
             raise SpecError(f"centring is {self.centring!r}, must be utterance or blocker")
+        if self.fill not in ("mean", "raw_zero"):
+            raise SpecError(f"fill is {self.fill!r}, must be mean or raw_zero")
         if self.mels < 1 or self.frame < 2 or self.shift < 1 or self.std <= 0:
             raise SpecError("mels, frame, shift and std must be positive")
 
@@ -129,7 +133,8 @@ class LogMel:
         features = (self.raw(wave) - self.mean) / (2.0 * self.std)
         if self.frames:
             missing = self.frames - features.shape[1]
-            features = F.pad(features, (0, 0, 0, max(0, missing)))[:, : self.frames]
+            value = 0.0 if self.fill == "mean" else -self.mean / (2.0 * self.std)
+            features = F.pad(features, (0, 0, 0, max(0, missing)), value=value)[:, : self.frames]
         return features.unsqueeze(1)
 
 

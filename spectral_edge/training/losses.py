@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .recipe import LossRecipe
 
-__all__ = ["compressed_losses", "enhancement_loss", "negative_si_sdr"]
+__all__ = ["compressed_losses", "enhancement_loss", "negative_si_sdr", "ratio_mask"]
 
 TINY = 1e-8
 SILENCE_POWER = 1e-9  # mean square of a clean clip (-90 dBFS) below which SI-SDR means nothing
@@ -44,8 +44,22 @@ def negative_si_sdr(estimate: Tensor, target: Tensor) -> Tensor:
     return -(10.0 * torch.log10(ratio) * audible).sum() / audible.sum().clamp_min(1.0)
 
 
+def ratio_mask(speech: Tensor, noise: Tensor) -> Tensor:
+    """Return the ideal ratio mask |S|^c / (|S|^c + |N|^c): float32[batch, 1, frames, bins].
+
+    Args:
+        speech: compressed real and imaginary part, float32[batch, 2, frames, bins].
+        noise: the same of the noise.
+    """
+    s, n = ((x.square().sum(dim=1, keepdim=True) + TINY).sqrt() for x in (speech, noise))
+    return s / (s + n)
+
+
 def enhancement_loss(
-    spectrum: tuple[Tensor, Tensor], wave: tuple[Tensor, Tensor], weights: LossRecipe
+    spectrum: tuple[Tensor, Tensor],
+    wave: tuple[Tensor, Tensor],
+    weights: LossRecipe,
+    masks: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the weighted loss and its terms.
 
@@ -53,6 +67,7 @@ def enhancement_loss(
         spectrum: (estimate, target), compressed float32[batch, 2, frames, bins].
         wave: (estimate, target), float32[batch, samples].
         weights: weight of each term.
+        masks: (estimate, target), for the term ``irm``.
 
     Returns:
         The sum, and the unweighted terms by name (detached).
@@ -74,4 +89,8 @@ def enhancement_loss(
         "si_sdr": -si_sdr.detach(),
         "wave": wave_error.detach(),
     }
+    if masks is not None:
+        mask_error = (masks[0] - masks[1]).square().mean()
+        loss = loss + weights.irm * mask_error
+        terms["irm"] = mask_error.detach()
     return loss, terms

@@ -1,8 +1,12 @@
-"""Noisy and clean examples mixed on the fly; example ``i`` depends on the seed and ``i`` only."""
+"""Noisy and clean examples, mixed on the fly or cut out of finished pairs.
+
+Example ``i`` depends on the seed and ``i`` only.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,12 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from spectral_edge.errors import RuntimeUnavailable
+from spectral_edge.errors import AudioError, RuntimeUnavailable
 
-from .clips import Clip
+from .clips import Clip, read_clip
 from .recipe import MixRecipe
 
-__all__ = ["Mixtures", "active_level", "change_speeds", "rms", "shorten_pauses"]
+__all__ = ["Mixtures", "PairCrops", "active_level", "change_speeds", "rms", "shorten_pauses"]
 
 Wave = NDArray[np.float32]
 FULL_SCALE = 32768.0
@@ -172,6 +176,67 @@ class Mixtures(Dataset[tuple[Tensor, Tensor]]):
         indices = (begin + np.arange(self.samples)) % clip.size
         wave: Wave = (clip[indices] / FULL_SCALE).astype(np.float32)
         return wave
+
+
+class PairCrops(Dataset[tuple[Tensor, Tensor]]):
+    """Random pieces of finished (noisy, clean) pairs, each float32[samples] at full scale ±1.
+
+    Every pair comes up once before any comes up again; a pair that is too short ends in silence.
+
+    Args:
+        pairs: (noisy, clean) clips as int16[samples], or files of them, read when they are needed.
+        seconds: length of a piece.
+        sample_rate: Hz.
+        seed: with the index it fixes a piece, in any worker and after any resume.
+        first: index of the first piece.
+        count: number of pieces.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[Clip | Path, Clip | Path]],
+        seconds: float,
+        sample_rate: int,
+        *,
+        seed: int,
+        first: int,
+        count: int,
+    ) -> None:
+        self.pairs, self.sample_rate = pairs, sample_rate
+        self.samples = round(seconds * sample_rate)
+        self.seed, self.first, self.count = seed, first, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        turn, place = divmod(self.first + index, len(self.pairs))
+        order = np.random.default_rng((self.seed, turn)).permutation(len(self.pairs))
+        noisy, clean = whole_pair(self.pairs[order[place]], self.sample_rate)
+        rng = np.random.default_rng((self.seed, 1, self.first + index))
+        begin = int(rng.integers(max(0, noisy.size - self.samples) + 1))
+        pieces = []
+        for clip in (noisy, clean):
+            piece = np.zeros(self.samples, np.float32)
+            cut = clip[begin : begin + self.samples]
+            piece[: cut.size] = cut / FULL_SCALE
+            pieces.append(torch.from_numpy(piece))
+        return pieces[0], pieces[1]
+
+
+def whole_pair(pair: tuple[Clip | Path, Clip | Path], sample_rate: int) -> tuple[Clip, Clip]:
+    """Return a pair of clips, read from its files where it is given by them.
+
+    Raises:
+        AudioError: a file that cannot be used, or lengths that differ.
+    """
+    noisy, clean = (read_clip(c, sample_rate) if isinstance(c, Path) else c for c in pair)
+    if noisy.size != clean.size:
+        raise AudioError(
+            f"{pair[0]} has {noisy.size} samples, its clean file {clean.size}: "
+            "pairs must be aligned"
+        )
+    return noisy, clean
 
 
 def rms(wave: Wave) -> float:

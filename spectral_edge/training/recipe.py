@@ -64,7 +64,7 @@ class DataRecipe:
 
     Folders are searched for ``*.wav`` and ``*.flac`` with sub-folders; relative ones start at
     ``root``; environment variables are expanded. ``toy:COUNT`` instead of a folder makes that many
-    synthetic clips.
+    synthetic clips. Without ``clean`` and ``noise`` the training takes finished pairs.
 
     Attributes:
         clean: folders of clean speech.
@@ -74,27 +74,49 @@ class DataRecipe:
         val_noise: folders of noise for validation.
         val_pairs: folders with ``noisy/`` and ``clean/`` files of equal names.
         val_mixtures: number of validation mixtures of ``val_clean`` and ``val_noise``.
+        pairs: folders with ``noisy/`` and ``clean/`` files to train on, as they are.
+        voicebank: ``root`` is an unpacked VoiceBank+DEMAND: train on its pairs, validate on the
+            speakers p226 and p287.
         mix: how examples are mixed.
     """
 
-    clean: tuple[str, ...]
-    noise: tuple[str, ...]
+    clean: tuple[str, ...] = ()
+    noise: tuple[str, ...] = ()
     root: str | None = None
     val_clean: tuple[str, ...] = ()
     val_noise: tuple[str, ...] = ()
     val_pairs: tuple[str, ...] = ()
     val_mixtures: int = 32
+    pairs: tuple[str, ...] = ()
+    voicebank: bool = False
     mix: MixRecipe = field(default_factory=MixRecipe)
+
+    def __post_init__(self) -> None:
+        mixed, paired = bool(self.clean or self.noise), bool(self.pairs or self.voicebank)
+        if mixed and paired:
+            raise SpecError("data has clean or noise and pairs: train on mixtures or on pairs")
+        for name in ("clean", "noise"):
+            if not paired and not getattr(self, name):
+                raise SpecError(f"data lacks {name}: name folders of it, or pairs")
 
 
 @dataclass(frozen=True)
 class LossRecipe:
-    """Weights of the loss terms; see :mod:`spectral_edge.training.losses`."""
+    """Weights of the loss terms; see :mod:`spectral_edge.training.losses`.
+
+    Attributes:
+        magnitude: squared error of compressed magnitudes.
+        complex: squared error of compressed real and imaginary parts.
+        si_sdr: minus the scale-invariant signal-to-distortion ratio in dB.
+        wave: absolute error of the waveform, relative to the clip's RMS.
+        irm: squared error of the mask against |S|^c / (|S|^c + |N|^c).
+    """
 
     magnitude: float = 70.0
     complex: float = 30.0
     si_sdr: float = 0.1
     wave: float = 0.0
+    irm: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -103,18 +125,25 @@ class RunRecipe:
 
     Attributes:
         epochs: number of epochs; validation and checkpoints come after each.
-        steps_per_epoch: optimiser steps per epoch (examples are mixed on the fly, without end).
+        steps_per_epoch: optimiser steps per epoch (examples are mixed on the fly, without end); 0
+            with pairs: every pair once.
         batch: examples per step and device.
-        lr: peak learning rate (AdamW); linear warm-up, then cosine to ``lr_end``.
+        lr: peak learning rate (AdamW).
+        schedule: ``cosine``: linear warm-up, then cosine to ``lr_end``; ``plateau``: times
+            ``factor`` after ``plateau_epochs`` epochs without a lower validation loss.
         lr_end: last learning rate.
         warmup_steps: steps of the warm-up.
+        factor: of ``plateau``.
+        plateau_epochs: of ``plateau``.
+        patience: epochs without a lower validation loss before stopping; 0 is off.
         weight_decay: of AdamW.
         betas: of AdamW.
         clip_norm: gradient norm limit.
         ema: decay of the weight average that is validated and saved; 0 is off.
         precision: Lightning's name, such as ``32-true``, ``bf16-mixed``, ``16-mixed``.
         accelerator: Lightning's name.
-        devices: Lightning's ``devices``: a number of devices or ``auto``.
+        devices: Lightning's ``devices``: a number of devices or ``auto``; several train with DDP.
+        nodes: machines.
         workers: processes that mix; 0 mixes in the training process.
         threads: torch threads; 0 leaves torch's default.
         channels_last: keep activations in channels-last memory order.
@@ -124,8 +153,12 @@ class RunRecipe:
     steps_per_epoch: int = 200
     batch: int = 8
     lr: float = 1e-3
+    schedule: str = "cosine"
     lr_end: float = 1e-6
     warmup_steps: int = 200
+    factor: float = 0.5
+    plateau_epochs: int = 3
+    patience: int = 0
     weight_decay: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.99)
     clip_norm: float = 5.0
@@ -133,9 +166,14 @@ class RunRecipe:
     precision: str = "32-true"
     accelerator: str = "auto"
     devices: int | str = 1
+    nodes: int = 1
     workers: int = 0
     threads: int = 0
     channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("cosine", "plateau"):
+            raise SpecError(f"run.schedule is {self.schedule!r}, must be one of cosine, plateau")
 
 
 @dataclass(frozen=True)
@@ -151,6 +189,8 @@ class Recipe:
         run: optimiser, schedule, machine.
         seed: of initial weights and mixtures.
         start: checkpoint whose weights the run starts from; None is random weights.
+        options: of the model, such as ``{lookahead: 2}``; see :func:`spectral_edge.models.build`.
+        note: where the settings come from.
     """
 
     name: str
@@ -161,6 +201,8 @@ class Recipe:
     run: RunRecipe = field(default_factory=RunRecipe)
     seed: int = 0
     start: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data (tuples become lists) that :func:`load_recipe` takes."""

@@ -234,3 +234,34 @@ def test_pretraining_is_part_of_a_recipe() -> None:
         tiny(**{"pretrain.task": "patches", "pretrain.epochs": 2, "run.epochs": 1})
     )
     assert len(result.pretraining) == 2
+
+
+def test_distillation_mixes_in_what_the_teacher_says(tmp_path: Path) -> None:
+    teacher = train_classifier(tiny(**{"run.epochs": 1, "name": "teacher"}), out=tmp_path)
+    changes = {"run.epochs": 1, "distill.teacher": str(teacher.checkpoint), "distill.share": 0.25}
+    recipe = tiny(**changes)
+    module = ClassifierModule(torch.nn.Linear(2, 2), recipe, 4, 1, teacher.model)
+    x, hard = torch.randn(3, 1, 50, 40), torch.eye(4)[:3]
+    soft = torch.softmax(teacher.model.eval()(x) / 2.0, dim=1)
+    torch.testing.assert_close(module._with_teacher(x, hard), 0.75 * hard + 0.25 * soft)
+    assert train_classifier(recipe).scores["loss"] > 0
+    with pytest.raises(SpecError, match="knows other classes"):
+        train_classifier(tiny(**changes, **{"data.classes": 3}))
+
+
+def test_erasing_replaces_one_rectangle() -> None:
+    torch.manual_seed(0)
+    x, y = torch.zeros(8, 3, 32, 32), torch.arange(8) % 4
+    change = Augment(AugmentRecipe(erase=1.0), FeatureRecipe(), 4, seed=1)
+    changed = (change(x, y)[0] != 0).all(dim=1)
+    for mask in changed:
+        rows, columns = mask.any(dim=1).sum(), mask.any(dim=0).sum()
+        assert mask.sum() == rows * columns
+        assert 0.01 < float(mask.float().mean()) < 0.36
+
+
+def test_resumed_runs_remember_the_best_weights(tmp_path: Path) -> None:
+    first = train_classifier(tiny(**{"run.epochs": 2, "run.lr": 0.01}), out=tmp_path)
+    ruined = {"run.epochs": 3, "run.lr": 0.01, "run.schedule": "constant", "augment.noise": 90.0}
+    again = train_classifier(tiny(**ruined), out=tmp_path, resume=True)
+    assert again.scores["accuracy"] >= min(0.5, first.scores["accuracy"])

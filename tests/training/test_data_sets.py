@@ -12,6 +12,8 @@ import pytest
 import soundfile
 
 from spectral_edge.errors import AudioError, SpecError
+from spectral_edge.training.classify_recipe import ClassifyData, FeatureRecipe
+from spectral_edge.training.examples import LazyFeatures, load_examples, report_missing
 from spectral_edge.training.loaders import (
     KEYWORDS_10,
     audioset,
@@ -153,6 +155,35 @@ def test_audioset_reports_missing_clips(tmp_path: Path) -> None:
     assert examples.missing == ("bbb",)
     assert examples.targets.tolist() == [[1, 1]]
     assert examples.classes == ("Speech", "Music")
+
+
+def test_audioset_recipe_never_chooses_by_the_evaluation_list(tmp_path: Path) -> None:
+    (tmp_path / "class_labels_indices.csv").write_text("index,mid,display_name\n0,/m/1,Speech\n")
+    for name, part, count in (("balanced_train", "train", 40), ("eval", "eval", 3)):
+        for i in range(count):
+            tone(tmp_path / name / f"{part}{i:02}.wav")
+        lines = [f'{part}{i:02}, 0.000, 10.000, "/m/1"' for i in range(count + 1)]
+        (tmp_path / f"{name}_segments.csv").write_text("\n".join(lines))
+    data = ClassifyData("audioset", str(tmp_path))
+    sets = {split: load_examples(data, split) for split in ("train", "val", "test")}
+    assert [len(s) for s in sets.values()] == [38, 2, 3]
+    seen: list[str] = []
+    report_missing(sets["train"], lambda done, total, what: seen.append(f"{done}/{total} {what}"))
+    assert seen == ["38/39 audioset-balanced_train_segments-train: 1 listed clips are not there"]
+
+
+def test_image_folder_without_test_reports_on_val(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for split, count in (("train", 2), ("val", 1)):
+        (tmp_path / split / "n01").mkdir(parents=True)
+        for i in range(count):
+            picture = image.fromarray(np.full((8, 8, 3), 9, np.uint8))
+            picture.save(tmp_path / split / "n01" / f"{i}.png")
+    data = ClassifyData("folder_image", str(tmp_path), options={"side": 8})
+    assert [len(load_examples(data, s)) for s in ("train", "val", "test")] == [2, 1, 1]
+    rows = LazyFeatures(load_examples(data, "train"), FeatureRecipe())
+    ((x, y),) = rows.batches(4)
+    assert (x.shape, y.tolist(), rows.classes) == ((2, 3, 8, 8), [0, 0], ("n01",))
 
 
 def test_voicebank_holds_out_speakers(tmp_path: Path) -> None:

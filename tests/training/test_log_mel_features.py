@@ -109,3 +109,15 @@ def test_wrong_inputs_are_refused() -> None:
         audio_features(toy_kws(2, sample_rate=8000), LogMel(), samples=16_000)
     with pytest.raises(SpecError, match="100 samples, one frame takes 400"):
         LogMel().raw(torch.zeros(1, 100))
+
+
+def test_padding_before_or_after_normalising() -> None:
+    wave = torch.randn(1, 1600)
+    for mean, std, value in ((-4.2677393, 4.5689974, 0.467), (-6.845978, 5.5654526, 0.615)):
+        by_mean = LogMel(mels=40, frames=20, mean=mean, std=std)(wave)
+        raw = LogMel(mels=40, frames=20, mean=mean, std=std, fill="raw_zero")(wave)
+        assert torch.equal(by_mean[..., :8, :], raw[..., :8, :])
+        assert float(by_mean[..., 8:, :].abs().max()) == 0.0
+        assert raw[..., 8:, :].unique().item() == pytest.approx(value, abs=6e-4)
+    with pytest.raises(SpecError, match="fill is 'zero', must be mean or raw_zero"):
+        LogMel(fill="zero")

@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from spectral_edge import metrics
-from spectral_edge.training.losses import compressed_losses, enhancement_loss, negative_si_sdr
+from spectral_edge.training.losses import (
+    compressed_losses,
+    enhancement_loss,
+    negative_si_sdr,
+    ratio_mask,
+)
 from spectral_edge.training.recipe import LossRecipe
 
 
@@ -49,3 +54,15 @@ def test_weights_weigh() -> None:
         2 * terms["magnitude"] + 3 * terms["complex"] - 5 * terms["si_sdr"] + 7 * terms["wave"]
     )
     torch.testing.assert_close(loss, expected)
+
+
+def test_ideal_ratio_mask_is_its_definition_and_a_term_of_its_own() -> None:
+    speech, noise = torch.randn(2, 2, 4, 9), torch.randn(2, 2, 4, 9)
+    mask = ratio_mask(speech, noise)
+    s, n = speech.norm(dim=1, keepdim=True), noise.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(mask, s / (s + n), atol=1e-6, rtol=0)
+    wave, spectrum = (torch.randn(2, 4000),) * 2, (speech, speech)
+    plain, _ = enhancement_loss(spectrum, wave, LossRecipe())
+    loss, terms = enhancement_loss(spectrum, wave, LossRecipe(irm=2.0), (mask * 0, mask))
+    torch.testing.assert_close(loss - plain, 2.0 * mask.square().mean(), atol=1e-4, rtol=0)
+    assert terms["irm"] == mask.square().mean()

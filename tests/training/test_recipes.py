@@ -43,7 +43,10 @@ def test_yaml_file_and_overrides(tmp_path: Path) -> None:
         ({"data.clean": "a"}, "recipe.data.clean is 'a', must be a list"),
         ({"data.mix.snr_db": [1]}, r"snr_db is \[1\], must have 2 entries"),
         ({"data": 3}, "recipe.data is 3, must be a mapping"),
-        ({"data": {"clean": ["a"]}}, "recipe.data lacks noise"),
+        ({"data": {"clean": ["a"]}}, "data lacks noise"),
+        ({"data": {}}, "data lacks clean: name folders of it, or pairs"),
+        ({"data.pairs": ["p"]}, "train on mixtures or on pairs"),
+        ({"run.schedule": "step"}, "run.schedule is 'step', must be one of cosine, plateau"),
     ],
 )
 def test_wrong_values_are_named(changes: dict[str, Any], message: str) -> None:

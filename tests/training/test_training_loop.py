@@ -75,6 +75,50 @@ def test_start_checkpoint_gives_the_first_weights(tmp_path: Path) -> None:
         )
 
 
+def test_pairs_train_with_plateau_ratio_mask_and_half_precision(tmp_path: Path) -> None:
+    _write_pairs(tmp_path / "pairs")
+    pairs = str(tmp_path / "pairs")
+    recipe = {
+        "name": "pairs", "model": "saf_edge_nano", "options": {"lookahead": 1},
+        "data": {"pairs": [pairs], "val_pairs": [pairs], "mix": {"seconds": 0.5}},
+        "loss": {"irm": 0.1},
+        "run": {
+            "epochs": 3, "steps_per_epoch": 0, "batch": 2, "lr": 0.01, "schedule": "plateau",
+            "plateau_epochs": 1, "accelerator": "cpu", "precision": "bf16-mixed", "ema": 0.5,
+        },
+    }  # fmt: skip
+    model, _, info = load_checkpoint(train(recipe, out=tmp_path, progress=False))
+    assert info["step"] in (2, 4, 6)  # four pairs, two at once
+    assert model.layers[0][1].along_time[0].lookahead == 1
+
+
+def test_training_stops_when_nothing_gets_better(tmp_path: Path) -> None:
+    wild = SHORT | {"run__epochs": 9, "run__lr": 0.9, "run__ema": 0.0, "run__patience": 1}
+    train("toy", out=tmp_path, **wild)
+    last = torch.load(tmp_path / "toy" / "last.pt", weights_only=True)
+    assert last["info"]["epoch"] < 9
+
+
+def test_voicebank_folder_is_a_recipe(tmp_path: Path) -> None:
+    import soundfile
+
+    for kind in ("noisy", "clean"):
+        folder = tmp_path / "set" / f"{kind}_trainset_28spk_wav"
+        folder.mkdir(parents=True)
+        for name in ("p226_001", "p230_001", "p231_001"):
+            wave = np.random.default_rng(len(kind)).standard_normal(9000) * 0.1
+            soundfile.write(folder / f"{name}.wav", wave, 16_000, subtype="PCM_16")
+    small = {"channels": 8, "layers": 1, "heads": 2, "kernel": [3, 3], "dense_edges": 1}
+    best = train(
+        "voicebank_saf_paper", out=tmp_path, data_root=tmp_path / "set", progress=False,
+        options=small, run__epochs=1, run__batch=2, run__workers=0, run__accelerator="cpu",
+        data__mix__seconds=0.5,
+    )  # fmt: skip
+    model, frontend, info = load_checkpoint(best)
+    assert (frontend.n_fft, frontend.window, info["step"]) == (320, "hann", 1)
+    assert model.options.channels == 8
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -117,6 +161,8 @@ def test_evaluation_rows_progress_and_refusals(tmp_path: Path) -> None:
     assert [row["file"] for row in result.rows] == ["0.wav", "1.wav"]
     mean = np.mean([float(row["ssnr"]) for row in result.rows])
     assert result.means["ssnr"] == pytest.approx(mean)
+    composite = evaluate(noisy_enhancer, tmp_path, names=("covl", "csig", "cbak"), limit=1)
+    assert all(1.0 <= composite.means[name] <= 5.0 for name in ("covl", "csig", "cbak"))
     with pytest.raises(SpecError, match="metric is 'mos'"):
         evaluate(noisy_enhancer, tmp_path, names=("mos",))
     with pytest.raises(SpecError, match=r"returned shape \(15999,\)"):
