@@ -95,6 +95,8 @@ class LogMelStream:
         hop = self.frontend.hop_length
         if pcm.dtype != np.int16 or pcm.ndim != 1 or len(pcm) % hop:
             raise StreamError(f"block is {pcm.dtype}{list(pcm.shape)}, must be int16[hops · {hop}]")
+        if not len(pcm):
+            return np.empty((0, self.frontend.n_mels), np.int32)
         values = self._mel.transform(self._stft.push(pcm))
         if self._pcen is not None:
             values = self._pcen.push(values)
