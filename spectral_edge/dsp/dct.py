@@ -39,6 +39,10 @@ def dct_matrix(n: int, coeff_bits: int) -> NDArray[np.int16]:
     return matrix
 
 
+def _fit_int32(values: Ints) -> bool:
+    return bool(values.min(initial=0) >= -(2**31) and values.max(initial=0) < 2**31)
+
+
 class FixedDCT:
     """DCT-II / DCT-III of ``n`` points in integers, along the last axis or the last two.
 
@@ -62,8 +66,8 @@ class FixedDCT:
 
     def _apply(self, x: ArrayLike, matrix: NDArray[np.int16], shift: int, axis: int) -> Ints:
         values: Ints = np.moveaxis(np.asarray(x), axis, -1).astype(np.int64)
-        if values.shape[-1] != self.n or np.abs(values).max(initial=0) >= 1 << 24:
-            raise StreamError(f"values have shape {np.shape(x)}, need {self.n} below 2^24")
+        if values.shape[-1] != self.n or not _fit_int32(values):
+            raise StreamError(f"values have shape {np.shape(x)}, need {self.n} within int32")
         y = np.clip(rsh(values @ matrix.T.astype(np.int64), shift), -(2**31), 2**31 - 1)
         return np.moveaxis(y, -1, axis)
 

@@ -172,6 +172,11 @@ class FixedLogMel:
         return pointer
 
     @property
+    def backend(self) -> str:
+        """``c`` or ``numpy``."""
+        return "numpy" if self._core is None else "c"
+
+    @property
     def n_mels(self) -> int:
         """Number of bands."""
         return len(self.bank.first)

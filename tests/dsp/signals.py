@@ -30,7 +30,8 @@ LONGEST = 3 * 4096 + 6 * 4096
 
 
 @lru_cache(maxsize=4)
-def _generator(seed: int, count: int) -> NDArray[np.int64]:
+def generator(seed: int, count: int) -> NDArray[np.int64]:
+    """``count`` states behind ``seed`` of the generator that the C tests use."""
     state, values = seed, []
     for _ in range(count):
         state = (state * 1664525 + 1013904223) & 0xFFFFFFFF
@@ -45,7 +46,7 @@ class Codes:
         self.state = 7
 
     def take(self, count: int) -> NDArray[np.int8]:
-        values = _generator(self.state, count)
+        values = generator(self.state, count)
         self.state = int(values[-1])
         return np.where(values >> 20 & 1, -128, (values >> 24) - 128).astype(np.int8)
 
@@ -53,7 +54,7 @@ class Codes:
 def signal(kind: int, count: int) -> NDArray[np.int16]:
     """int16[count] of SIGNALS[kind]."""
     i = np.arange(count)
-    state = _generator(1, max(count, LONGEST))[:count]
+    state = generator(1, max(count, LONGEST))[:count]
     centred = (state >> 16) - 32768
     phase = (i * i * 3) & 0xFFFF
     values = (

@@ -45,7 +45,9 @@ def check_golden(programs: dict[str, str]) -> None:
     for isa in ("scalar", "sse41", "avx2", "neon"):
         said = run(programs["test_hashes"], f"{GOLDEN}/hashes.txt", isa)
         assert said.split()[-1] in ("equal", "CPU")
-    assert "3 cases equal" in run(programs["test_vectors"], f"{GOLDEN}/stft_vectors.txt")
+    for name, cases in (("stft", 3), ("feature", 7)):
+        said = run(programs["test_vectors"], f"{GOLDEN}/{name}_vectors.txt")
+        assert f"{cases} cases equal" in said
 
 
 def test_golden_files_in_c(tmp_path):
@@ -124,5 +126,7 @@ ARM = [
 def test_golden_hashes_on_arm(tmp_path, compiler, flags, emulator):
     if not shutil.which(compiler) or not shutil.which(emulator[0]):
         pytest.skip(f"{compiler} or {emulator[0]} is not installed")
-    program = build(tmp_path, "-O3", "-static", *flags, compiler=compiler)["test_hashes"]
-    assert "hashes equal" in run(*emulator, program, f"{GOLDEN}/hashes.txt", "auto")
+    programs = build(tmp_path, "-O3", "-static", *flags, compiler=compiler)
+    assert "hashes equal" in run(*emulator, programs["test_hashes"], f"{GOLDEN}/hashes.txt", "auto")
+    said = run(*emulator, programs["test_vectors"], f"{GOLDEN}/feature_vectors.txt")
+    assert "7 cases equal" in said

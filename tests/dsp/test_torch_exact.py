@@ -13,7 +13,7 @@ from spectral_edge.dsp.tables import stft_tables
 from spectral_edge.errors import SpecError
 from spectral_edge.frontend import StftFrontend
 from tests.dsp.signals import SIGNALS, signal
-from tests.golden.regenerate import STFT_CASES
+from tests.golden.regenerate import HERE, STFT_CASES, stft_hash
 from tests.tolerances import EXACT_GRADIENT_COSINE
 
 
@@ -29,6 +29,22 @@ def test_forward_has_the_bits_of_the_golden_model(case):
         )
         golden = (re + 1j * im) * 2.0 ** (-e[:, None] - 15)
         np.testing.assert_array_equal(spectrum.numpy(), golden.T)
+
+
+def test_forward_has_the_hashes_of_the_golden_files():
+    """Mantissas and exponents out of complex128, then the lines that C and NumPy have."""
+
+    def transform(pcm, tables):
+        exact = ExactSTFT(len(tables.window), tables.hop_length, window, torch.complex128)
+        x = torch.from_numpy(pcm / 32768.0)
+        seen = exact(x).numpy().T
+        e = exact.integers(x)[2].numpy().astype(np.int64)
+        scale = 2.0 ** (e[:, None] + 15)
+        return (seen.real * scale).astype(np.int64), (seen.imag * scale).astype(np.int64), e
+
+    lines = (HERE / "hashes.txt").read_text().splitlines()
+    for n, hop, window in STFT_CASES:
+        assert f"stft {n} {hop} {window} {stft_hash(n, hop, window, None, transform)}" in lines
 
 
 def test_forward_of_a_short_window():

@@ -256,7 +256,7 @@ SE_API int se_quantize_int16(const se_code_rule *rule, const int32_t *values, in
 SE_API int se_make_dct(int n, int bits, int16_t *matrix);
 
 /* y[k] = (sum_i matrix[k][i]*x[i] + half) >> shift, 1...30, half rounded up: the DCT-II of x.
- * x, y: int32[n], |x| < 2^24, not in place; y saturates to int32. */
+ * x, y: int32[n], any values, not in place; y saturates to int32. */
 SE_API void se_dct_forward(const int16_t *matrix, int n, const int32_t *x, int shift, int32_t *y);
 
 /* The same with the transposed matrix: the DCT-III, its inverse. */

@@ -167,6 +167,102 @@ static inline se_stft_config make_padded_config(int m, int n, int hop, int windo
     return c;
 }
 
+/* ---- log-mel, codes and PCEN, as the golden files write them down ------------------------------ */
+
+static inline long long read_number(FILE *file, const char *what) {
+    long long v;
+    if (fscanf(file, "%lld", &v) != 1) fail("missing number", what);
+    return v;
+}
+
+static inline int32_t read_int(FILE *file, const char *what) {
+    return (int32_t)read_number(file, what);
+}
+
+#define SE_MAX_BANDS 64
+#define SE_MAX_WEIGHTS 2048
+
+typedef struct mel_case {
+    int m, n, hop, window, has_pcen;
+    se_logmel_config mel;
+    se_code_rule rule[2]; /* int8, int16 */
+    se_pcen_config pcen;
+    int64_t smoothed[SE_MAX_BANDS];
+    int32_t first[SE_MAX_BANDS], count[SE_MAX_BANDS], offset[SE_MAX_BANDS];
+    int32_t weight[SE_MAX_WEIGHTS], log2_table[257], exp2_table[257];
+} mel_case;
+
+/* "m n hop window bands power whole fraction reference floor total_bits", two code rules, 0 or 1 and
+ * the seven numbers of PCEN, then first, count, offset and weights of each band. */
+static inline void read_mel_case(FILE *file, mel_case *c) {
+    char window[16];
+    int used = 0;
+    memset(c, 0, sizeof *c);
+    if (fscanf(file, "%d %d %d %15s", &c->m, &c->n, &c->hop, window) != 4) fail("line", "logmel");
+    c->window = window_index(window);
+    c->mel.bins = c->n / 2 + 1;
+    c->mel.bands = read_int(file, "bands");
+    c->mel.power = read_int(file, "power");
+    c->mel.whole = read_int(file, "whole");
+    c->mel.fraction = read_int(file, "fraction");
+    c->mel.reference = read_int(file, "reference");
+    c->mel.floor = read_int(file, "floor");
+    c->mel.total_bits = read_int(file, "total_bits");
+    for (int i = 0; i < 2; i++) {
+        c->rule[i].multiplier = (uint32_t)read_number(file, "multiplier");
+        c->rule[i].shift = read_int(file, "shift");
+        c->rule[i].limit = read_int(file, "limit");
+        c->rule[i].zero_point = read_int(file, "zero_point");
+    }
+    c->has_pcen = read_int(file, "pcen");
+    if (c->has_pcen) {
+        c->pcen.bands = c->mel.bands;
+        c->pcen.smooth_mantissa = read_int(file, "smooth_mantissa");
+        c->pcen.smooth_shift = read_int(file, "smooth_shift");
+        c->pcen.gain = read_int(file, "gain");
+        c->pcen.power = read_int(file, "power");
+        c->pcen.epsilon = read_number(file, "epsilon");
+        c->pcen.bias = read_int(file, "bias");
+        c->pcen.bias_power = read_int(file, "bias_power");
+    }
+    if (c->mel.bands < 1 || c->mel.bands > SE_MAX_BANDS) fail("number of bands", "logmel");
+    for (int i = 0; i < c->mel.bands; i++) {
+        c->first[i] = read_int(file, "first");
+        c->count[i] = read_int(file, "count");
+        c->offset[i] = read_int(file, "offset");
+        if (c->count[i] < 1 || used + c->count[i] > SE_MAX_WEIGHTS) fail("number of weights", "logmel");
+        for (int k = 0; k < c->count[i]; k++) c->weight[used++] = read_int(file, "weight");
+    }
+    se_make_log_tables(c->log2_table, c->exp2_table);
+    c->mel.first = c->first;
+    c->mel.count = c->count;
+    c->mel.offset = c->offset;
+    c->mel.weight = c->weight;
+    c->mel.log2_table = c->pcen.log2_table = c->log2_table;
+    c->pcen.exp2_table = c->exp2_table;
+}
+
+/* What one frame becomes. */
+typedef struct mel_frame {
+    int32_t mel[SE_MAX_BANDS], pcen[SE_MAX_BANDS];
+    int32_t codes8[SE_MAX_BANDS], codes16[SE_MAX_BANDS]; /* widened */
+} mel_frame;
+
+static inline void run_mel_case(mel_case *c, se_logmel *mel, const int32_t *re, const int32_t *im, int e,
+                                mel_frame *f) {
+    int8_t codes8[SE_MAX_BANDS];
+    int16_t codes16[SE_MAX_BANDS];
+    const int bands = c->mel.bands;
+    se_logmel_frame(mel, re, im, e, f->mel);
+    if (se_quantize_int8(&c->rule[0], f->mel, bands, codes8)) fail("se_quantize_int8", "status");
+    if (se_quantize_int16(&c->rule[1], f->mel, bands, codes16)) fail("se_quantize_int16", "status");
+    for (int i = 0; i < bands; i++) {
+        f->codes8[i] = codes8[i];
+        f->codes16[i] = codes16[i];
+    }
+    if (c->has_pcen) se_pcen_frame(&c->pcen, f->mel, c->smoothed, f->pcen);
+}
+
 static inline se_stft_config make_config(int n, int hop, int window, int isa) {
     return make_padded_config(n, n, hop, window, isa);
 }

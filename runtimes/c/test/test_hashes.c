@@ -2,8 +2,12 @@
  *
  *     test_hashes hashes.txt [auto|scalar|sse41|avx2|neon]
  *
- * Lines: "stft n hop window sha256" and
- *        "frontend n hop window head delay <16 integers> sha256"; see tests/golden/regenerate.py. */
+ * Lines, see tests/golden/regenerate.py:
+ *     stft n hop window sha256
+ *     padded m n hop window sha256
+ *     frontend n hop window head delay <16 integers> sha256
+ *     logmel <read_mel_case> sha256
+ *     dct n bits fraction_bits sha256 */
 #include "se_test.h"
 
 static int isa_index(const char *name) {
@@ -109,6 +113,94 @@ static void hash_frontend(const se_frontend_config *c, const se_codes *codes, ch
     free(features);
 }
 
+/* Log-mel, both kinds of codes, and PCEN of all signals. */
+static void hash_mel(mel_case *c, int isa, char *text) {
+    static mel_frame frame;
+    const int bins = c->mel.bins, bands = c->mel.bands, hops = hops_of(c->n, c->hop);
+    const se_stft_config config = make_padded_config(c->m, c->n, c->hop, c->window, isa);
+    const size_t size = se_stft_size(&config), mel_size = se_logmel_size(&c->mel);
+    void *memory = take(size), *mel_memory = take(mel_size);
+    int16_t *x = take((size_t)(hops * c->hop) * 2);
+    int32_t *re = take((size_t)bins * 4), *im = take((size_t)bins * 4);
+    se_stft *stft;
+    se_logmel *mel;
+    sha256 hash;
+    sha256_start(&hash);
+    if (se_stft_init(memory, size, &config, &stft)) fail("se_stft_init", "status");
+    if (se_logmel_init(mel_memory, mel_size, &c->mel, &mel)) fail("se_logmel_init", "status");
+    for (int kind = 0; kind < SE_SIGNALS; kind++) {
+        signal_fill(kind, hops * c->hop, x);
+        se_stft_reset(stft);
+        memset(c->smoothed, 0, sizeof c->smoothed);
+        for (int t = 0; t < hops; t++) {
+            const int e = se_stft_push(stft, x + t * c->hop, re, im);
+            run_mel_case(c, mel, re, im, e, &frame);
+            sha256_int32(&hash, frame.mel, bands);
+            sha256_int32(&hash, frame.codes8, bands);
+            sha256_int32(&hash, frame.codes16, bands);
+            if (c->has_pcen) sha256_int32(&hash, frame.pcen, bands);
+        }
+    }
+    sha256_text(&hash, text);
+    drop_config(&config);
+    free(memory);
+    free(mel_memory);
+    free(x);
+    free(re);
+    free(im);
+}
+
+/* The matrix, then forward and back of blocks of int8 and of 20-bit values, in one dimension and two. */
+static void hash_dct(int n, int bits, int fraction_bits, char *text) {
+    enum { MOST = 64 };
+    static int16_t matrix[MOST * MOST];
+    static int32_t block[MOST * MOST], work[MOST * MOST], row[MOST];
+    const int down = bits - fraction_bits, up = bits + fraction_bits;
+    uint32_t state = 9;
+    sha256 hash;
+    sha256_start(&hash);
+    if (se_make_dct(n, bits, matrix)) fail("se_make_dct", "status");
+    sha256_int16(&hash, matrix, n * n);
+    for (int size = 24; size >= 12; size -= 12) { /* 8 bits, then 20 */
+        for (int i = 0; i < n * n; i++) {
+            state = state * 1664525u + 1013904223u;
+            block[i] = (int32_t)(state >> size) - (1 << (31 - size));
+        }
+        se_dct_forward(matrix, n, block, down, row);
+        sha256_int32(&hash, row, n);
+        se_dct_inverse(matrix, n, row, up, work);
+        sha256_int32(&hash, work, n);
+        se_dct_forward_2d(matrix, n, down, bits, block, work);
+        sha256_int32(&hash, block, n * n);
+        se_dct_inverse_2d(matrix, n, bits, up, block, work);
+        sha256_int32(&hash, block, n * n);
+    }
+    sha256_text(&hash, text);
+}
+
+static void read_mel(FILE *file, int isa, char *seen, char *expected) {
+    static mel_case c;
+    read_mel_case(file, &c);
+    if (fscanf(file, "%64s", expected) != 1) fail("line", "logmel");
+    hash_mel(&c, isa, seen);
+}
+
+static void read_dct(FILE *file, char *seen, char *expected) {
+    int n, bits, fraction_bits;
+    if (fscanf(file, "%d %d %d %64s", &n, &bits, &fraction_bits, expected) != 4) fail("line", "dct");
+    hash_dct(n, bits, fraction_bits, seen);
+}
+
+static void read_padded(FILE *file, int isa, char *seen, char *expected) {
+    char window[16];
+    int m, n, hop;
+    se_stft_config c;
+    if (fscanf(file, "%d %d %d %15s %64s", &m, &n, &hop, window, expected) != 5) fail("line", "padded");
+    c = make_padded_config(m, n, hop, window_index(window), isa);
+    hash_stft(&c, seen);
+    drop_config(&c);
+}
+
 static void read_stft(FILE *file, int isa, char *seen, char *expected) {
     char window[16];
     int n, hop;
@@ -177,6 +269,12 @@ int main(int argc, char **argv) {
     while (fscanf(file, "%15s", kind) == 1) {
         if (strcmp(kind, "stft") == 0)
             read_stft(file, isa, seen, expected);
+        else if (strcmp(kind, "padded") == 0)
+            read_padded(file, isa, seen, expected);
+        else if (strcmp(kind, "logmel") == 0)
+            read_mel(file, isa, seen, expected);
+        else if (strcmp(kind, "dct") == 0)
+            read_dct(file, seen, expected);
         else if (strcmp(kind, "frontend") == 0)
             read_frontend(file, isa, seen, expected);
         else
