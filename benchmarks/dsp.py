@@ -1,15 +1,22 @@
 """Print accuracy and speed of the integer DSP against NumPy, SciPy and C libraries, in one run.
 
-    python benchmarks/dsp.py [--soxr-source DIR] [--quick]
+    python benchmarks/dsp.py [--soxr-source DIR] [--quick | --instructions]
 
 FFTW and kissfft are timed when their development packages are installed (``libfftw3-dev``,
 ``libkissfft-dev``); pffft when ``--soxr-source`` names the unpacked source package of soxr, which
-holds a copy (``pip download --no-deps --no-binary :all: soxr``).
+holds a copy (``pip download --no-deps --no-binary :all: soxr``); CMSIS-DSP when ``cmsisdsp`` can be
+imported.
+
+``--instructions`` prints only what ARM cores execute. Instructions are counted, not cycles: a small
+plugin for qemu (``count_plugin.c``; Debian's ``qemu-user`` takes plugins, ``qemu-user-static`` does
+not) adds up every run of instructions of a program that does 4 transforms, and of one that does 12.
+The eighth part of the difference is exact and the same on every machine with the same compiler.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import subprocess
@@ -24,12 +31,13 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from spectral_edge.dsp import FixedDCT, FixedSTFT  # noqa: E402
+from spectral_edge.dsp import BlockSpectrum, FixedDCT, FixedLogMel, FixedSTFT  # noqa: E402
 from spectral_edge.dsp.blocks import block_engine  # noqa: E402
 from spectral_edge.dsp.fixed import FrontendStream  # noqa: E402
 from spectral_edge.dsp.stft import frames_of  # noqa: E402
 from spectral_edge.dsp.tables import StftTables, stft_tables  # noqa: E402
 from spectral_edge.frontend import StftFrontend, make_window  # noqa: E402
+from spectral_edge.program import QParams  # noqa: E402
 from tests.dsp.signals import SIGNALS, signal, speech_clips  # noqa: E402
 
 SIZES = (256, 320, 400, 512, 1024)
@@ -76,6 +84,76 @@ def speed_in_c(soxr_source: str | None) -> None:
         print(f"  {name:16} {n:>5} {fft:>7} | {frame:>7}{ratio}")
 
 
+# name, compiler, its flags, emulator, and the most that FFT-512 and frame may take (None: no goal)
+ARM = (
+    ("aarch64 NEON", "aarch64-linux-gnu-gcc", "", "qemu-aarch64 -cpu cortex-a53", 7_000, 18_000),
+    (
+        *("armv7 NEON", "arm-linux-gnueabihf-gcc", "-mcpu=cortex-a7 -mfpu=neon"),
+        *("qemu-arm -cpu cortex-a7", None, 27_000),
+    ),
+    (
+        *(
+            "SMMULR, no NEON",
+            "arm-linux-gnueabihf-gcc",
+            "-march=armv7-a+fp -mthumb -mtune=cortex-m4",
+        ),
+        *("qemu-arm -cpu cortex-a7", 30_000, 75_000),
+    ),
+)
+PLUGIN_APIS = range(1, 9)  # qemu 7 takes 1, later ones take later ones
+
+
+def instructions() -> None:
+    """Instructions of a real FFT and of a complete frame on emulated ARM cores."""
+    print("\ninstructions of a real FFT | STFT + ISTFT frame (hop n/2); the goal in brackets")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, compiler, flags, emulator, *goals in ARM:
+            missing = [tool for tool in (compiler, emulator.split()[0]) if not shutil.which(tool)]
+            if missing:
+                print(f"  {name}: {' and '.join(missing)} not installed")
+                continue
+            program = f"{folder}/dsp_count"
+            sources = sorted(map(str, (ROOT / "runtimes/c/src").glob("*.c")))
+            command = [compiler, *flags.split(), "-O3", "-static", "-w"]
+            command += [f"-I{ROOT}/runtimes/c/include", f"{ROOT}/benchmarks/dsp_count.c", *sources]
+            subprocess.run([*command, "-o", program], check=True)
+            plugin = plugin_for(emulator, program, folder)
+            if plugin is None:
+                print(f"  {name}: {emulator.split()[0]} takes no plugin of these versions")
+                continue
+            for n in SIZES:
+                line = f"  {name:16} {n:>5}"
+                for what, goal in zip(("fft", "frame"), goals, strict=True):
+                    few, many = (
+                        count(emulator, plugin, [program, what, str(n), str(calls)], folder)
+                        for calls in (4, 12)
+                    )
+                    line += f" {(many - few) / 8:8.0f}"
+                    line += f" (<= {goal})" if n == 512 and goal else ""
+                print(line)
+
+
+def plugin_for(emulator: str, program: str, folder: str) -> str | None:
+    """Build the counting plugin with the version number that this emulator accepts."""
+    for api in PLUGIN_APIS:
+        plugin = f"{folder}/count{api}.so"
+        command = [os.environ.get("CC", "cc"), "-O2", "-shared", "-fPIC", f"-DPLUGIN_API={api}"]
+        command += [f"{ROOT}/benchmarks/count_plugin.c", "-o", plugin]
+        subprocess.run(command, check=True)
+        if count(emulator, plugin, [program, "fft", "64", "1"], folder):
+            return plugin
+    return None
+
+
+def count(emulator: str, plugin: str, command: list[str], folder: str) -> int:
+    """Instructions that a program executes; 0 when the emulator refuses the plugin."""
+    total = Path(folder, "total.txt")
+    total.unlink(missing_ok=True)
+    options = [*emulator.split(), "-plugin", f"{plugin},out={total}"]
+    subprocess.run([*options, *command], check=False, capture_output=True)
+    return int(total.read_text()) if total.exists() else 0
+
+
 def best_us(call: Callable[[], object], calls: int = 500, repeats: int = 30) -> float:
     """Best time of one call in microseconds."""
     least = 1e30
@@ -117,8 +195,20 @@ def speed_in_python() -> None:
         print(f"  scipy ShortTimeFFT stft + istft, per frame {both:6.2f}")
     except ImportError:
         pass
+    with contextlib.suppress(ImportError):
+        print(f"  {'cmsisdsp: fixed-point q31 rfft of 512':41} {best_us(cmsis_rfft(pcm)):7.2f}")
     for line, cost in (transform_only(pcm), int8_hop(StftFrontend(), pcm)):
         print(f"  {line:54} {cost:6.2f}")
+
+
+def cmsis_rfft(pcm: np.ndarray) -> Callable[[], object]:
+    """CMSIS-DSP's real FFT on 32-bit integers, through its own Python package."""
+    import cmsisdsp
+
+    plan = cmsisdsp.arm_rfft_instance_q31()
+    cmsisdsp.arm_rfft_init_q31(plan, 512, 0, 1)
+    samples = pcm[:512].astype(np.int32) << 16
+    return lambda: cmsisdsp.arm_rfft_q31(plan, samples.copy())
 
 
 def transform_only(pcm: np.ndarray) -> tuple[str, float]:
@@ -151,8 +241,6 @@ def transform_only(pcm: np.ndarray) -> tuple[str, float]:
 
 def int8_hop(frontend: StftFrontend, pcm: np.ndarray) -> tuple[str, float]:
     """The whole front end of a denoiser with int8 codes."""
-    from spectral_edge.program import QParams
-
     stream = FrontendStream(
         frontend, QParams(0.0125, -90), QParams(1 / 256, -128), QParams(0.01, 0)
     )
@@ -216,6 +304,33 @@ def against_float(
     )
 
 
+def log_mel() -> None:
+    """Largest error of log-mel cells and share of different int8 codes, on speech."""
+    print(
+        "\nlog-mel (40 bands, n 512, hop 256) of speech: largest error in dB over non-zero cells,"
+    )
+    print("int8 codes (step 0.5 dB) that differ from float64, largest difference")
+    stft = FixedSTFT("hann", 256, 16_000, mfft=512)
+    mel, at = FixedLogMel(stft, 40, log="dB", floor=-200), 0
+    weights = np.zeros((40, 257))
+    for row, first, taps in zip(weights, mel.bank.first, mel.bank.count, strict=True):
+        row[first : first + taps] = mel.bank.weight[at : at + taps] / 32768
+        at += taps
+    for name, pcm in speech_clips().items():
+        frames = frames_of(pcm[: len(pcm) // 256 * 256], np.zeros(512, np.int16), 256)
+        engine = block_engine(stft.tables, "auto")
+        re, im, e = engine.push(pcm[: len(pcm) // 256 * 256])
+        values = mel.transform(BlockSpectrum(re.T, im.T, e))
+        power = np.abs(np.fft.rfft(frames * stft.win).T / 32768) ** 2
+        energy = weights @ power
+        ideal = np.where(energy > 0, 10 * np.log10(np.maximum(energy, 1e-300)), -200)
+        error = np.abs(values / 65536 - np.maximum(ideal, -200))[energy > 0].max()
+        exact = ideal / 0.5
+        exact = np.clip(np.sign(exact) * np.floor(np.abs(exact) + 0.5) + 100, -128, 127)
+        off = np.abs(mel.codes(values, QParams(0.5, 100)) - exact)
+        print(f"  {name:9} {error:.4f} dB   {100 * (off > 0).mean():.4f} %   {off.max():.0f}")
+
+
 def dct() -> None:
     """Forward SNR and round trip of the integer DCT."""
     print("\ninteger DCT (Q14, 7 fraction bits) of random int8: forward dB, 2-D dB, exact back")
@@ -253,13 +368,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--soxr-source", help="unpacked source package of soxr, for pffft")
     parser.add_argument("--quick", action="store_true", help="leave accuracy out")
+    parser.add_argument("--instructions", action="store_true", help="instructions on ARM only")
     options = parser.parse_args()
+    if options.instructions:
+        instructions()
+        return
     speed_in_c(options.soxr_source)
     speed_in_python()
     golden_model()
     if not options.quick:
         accuracy()
+        log_mel()
         dct()
+        instructions()
 
 
 if __name__ == "__main__":
