@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from spectral_edge.errors import SpecError
 from spectral_edge.layers.rival_mixers import RIVALS, rival_mixer
-from spectral_edge.layers.spectrum import SpectrumMixing
+from spectral_edge.layers.spectrum import DC_IS_MEAN, SpectrumMixing
 
 __all__ = ["SIZES", "Dsm", "DsmSize", "dsm_model", "prepare_integer_spectrum"]
 
@@ -297,13 +297,13 @@ def prepare_integer_spectrum(
     Args:
         model: trained DSM.
         batches: features for measuring the RMS of every coefficient row.
-        dc_split: carry the mean past the transform.
+        dc_split: carry the mean past the transform, where its basis has a constant row.
         band_scale: equalise rows by gains folded into the constant matrices.
     """
     model = model.deployable()
     mixers = [m for m in model.modules() if isinstance(m, SpectrumMixing)]
     for mixer in mixers:
-        if dc_split and mixer.weights != "allpass":
+        if dc_split and mixer.weights != "allpass" and mixer.transform in DC_IS_MEAN:
             mixer.split_dc()
     if not band_scale:
         return model

@@ -87,8 +87,9 @@ def splits_for(context: Context, kind: str, mels: int = 64, frames: int | None =
 def training(context: Context, seed: int, **changes: Any) -> ClassifyRecipe:
     """Return the settings of an ablation training; ``changes`` are dotted keys with ``__``."""
     epochs = max(1, round((10 if context.toy else 30) * context.effort))
+    batch = 32 if context.toy else 16 if context.audio == "esc10" else 64
     settings: dict[str, Any] = {
-        "run.epochs": epochs, "run.batch": 32 if context.toy else 64, "run.lr": 3e-3,
+        "run.epochs": epochs, "run.batch": batch, "run.lr": 3e-3,
         "run.warmup_steps": 10, "run.accelerator": "cpu", "seed": seed,
     }  # fmt: skip
     settings |= {key.replace("__", "."): value for key, value in changes.items()}

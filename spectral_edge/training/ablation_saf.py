@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -65,7 +66,7 @@ class Setting:
 
 
 TOY = Setting()
-FULL = Setting(16_000, 320, 2.0, 600, 48, 3000, 8, 1e-3, 32)
+FULL = Setting(16_000, 320, 2.0, 400, 24, 2000, 4, 2e-3, 16)
 
 
 def _setting(context: Context) -> Setting:
@@ -265,9 +266,13 @@ def _fit(
     torch.manual_seed(seed)
     model = SafPaper(_frontend(setting, spectra.exponent), options)
     optimizer = torch.optim.Adam(model.parameters(), setting.lr, (0.95, 0.999))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, setting.lr, total_steps=setting.steps, pct_start=0.1
-    )
+    warm = max(1, setting.steps // 10)
+
+    def relative_lr(step: int) -> float:
+        share = max(0, step - warm) / max(1, setting.steps - warm)
+        return min(1.0, (step + 1) / warm) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, relative_lr)
     noisy, clean = spectra.features(train[0]), spectra.features(train[1])
     generator = torch.Generator().manual_seed(seed)
     samples = train[0].shape[1]

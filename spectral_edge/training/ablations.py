@@ -238,11 +238,17 @@ class AblationTable:
         experiment = EXPERIMENTS.get(self.id)
         if experiment is None or not experiment.ranked or len(self.rows) < 2:
             return ""
-        best = max(self.rows, key=lambda row: row.mean)
-        others = [row for row in self.rows if row is not best]
+        groups: dict[str, list[Row]] = {}  # of different data, such as "sounds: …"
+        for row in self.rows:
+            groups.setdefault(row.label.split(": ")[0] if ": " in row.label else "", []).append(row)
+        return " ".join(self._best(rows) for rows in groups.values())
+
+    def _best(self, rows: list[Row]) -> str:
+        best = max(rows, key=lambda row: row.mean)
+        others = [row for row in rows if row is not best]
         if self.seeds < 2:
             return f"Highest: {best.label}. One seed says nothing about the spread."
-        noise = math.sqrt(statistics.fmean([row.sd**2 for row in self.rows]) * 2 / self.seeds)
+        noise = math.sqrt(statistics.fmean([row.sd**2 for row in rows]) * 2 / self.seeds)
         close = [row.label for row in others if best.mean - row.mean <= 2 * noise]
         text = f"Highest: {best.label}. "
         if not close:
