@@ -5,7 +5,7 @@
 FFTW and kissfft are timed when their development packages are installed (``libfftw3-dev``,
 ``libkissfft-dev``); pffft when ``--soxr-source`` names the unpacked source package of soxr, which
 holds a copy (``pip download --no-deps --no-binary :all: soxr``); CMSIS-DSP when ``cmsisdsp`` can be
-imported.
+imported (pip builds it from source, some minutes).
 
 ``--instructions`` prints only what ARM cores execute. Instructions are counted, not cycles: a small
 plugin for qemu (``count_plugin.c``; Debian's ``qemu-user`` takes plugins, ``qemu-user-static`` does
@@ -212,31 +212,12 @@ def cmsis_rfft(pcm: np.ndarray) -> Callable[[], object]:
 
 
 def transform_only(pcm: np.ndarray) -> tuple[str, float]:
-    """STFT and ISTFT alone, through bound pointers."""
-    from spectral_edge._native import allocate, core
-    from spectral_edge.dsp.engine_c import stft_config
-
-    library = core()
-    if library is None:
-        return "core not built", float("nan")
-    import ctypes
-
-    config = stft_config(stft_tables(512, 256, "sqrt_hann"))
-    size = library.se_stft_size(ctypes.byref(config))
-    memory, stft = allocate(size, library.se_stft_init, ctypes.byref(config))
+    """STFT and ISTFT alone, through bound buffers."""
+    stream = FixedSTFT("sqrt_hann", 256, 16_000, mfft=512).stream()
     block, out = pcm[:256].copy(), np.empty(256, np.int16)
     re, im = np.empty(257, np.int32), np.empty(257, np.int32)
-    pointers = [ctypes.c_void_p(a.ctypes.data) for a in (block, re, im, out)]
-    p_in, p_re, p_im, p_out = pointers
-    push, pull = library.se_stft_push, library.se_stft_pull
-
-    def hop() -> None:
-        e = push(stft, p_in, p_re, p_im)
-        pull(stft, p_re, p_im, e, p_out)
-
-    name, cost = library.se_stft_isa(stft).decode(), best_us(hop)
-    del memory  # kept until here: the object lives in it
-    return f"core ({name}): STFT + ISTFT", cost
+    analyze, synthesize = stream.bind(block, re, im, out)
+    return f"{stream.backend}: STFT + ISTFT", best_us(lambda: synthesize(analyze()))
 
 
 def int8_hop(frontend: StftFrontend, pcm: np.ndarray) -> tuple[str, float]:

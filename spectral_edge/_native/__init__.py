@@ -167,6 +167,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "se_make_window": (c_int, [c_int, c_int, c_void_p]),
     "se_make_dual": (c_int, [c_int, c_int, c_int, c_void_p, POINTER(c_int32)]),
     "se_make_padded_dual": (c_int, [c_int, c_int, c_int, c_int, c_void_p, POINTER(c_int32)]),
+    "se_round_trip_error": (c_int, [c_int, c_int, c_int, c_int]),
     "se_make_reference_log2": (c_int32, [c_int, c_int]),
     "se_make_log_tables": (None, [c_void_p, c_void_p]),
     "se_fft_size": (c_size_t, [c_int]),

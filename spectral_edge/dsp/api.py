@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from spectral_edge.errors import SpecError, StreamError
 from spectral_edge.frontend import WINDOWS, is_smooth, make_window
 
-from .blocks import BlockEngine, block_engine
+from .blocks import BlockEngine, BoundCalls, block_engine
 from .qformat import rdm
 from .tables import StftTables, stft_tables, tables_of_samples
 
@@ -316,6 +316,18 @@ class FixedSTFT:
         """One after the last sample of frame ``p_max(n) - 1``."""
         return (self.p_max(n) - 1) * self.hop + self.m_num - self.m_num_mid
 
+    @property
+    def lower_border_end(self) -> tuple[int, int]:
+        """First sample and first frame that zeros in front of a clip do not touch."""
+        start = self.m_num_mid - self._support()[0]  # of frame 0, before sample 0
+        frame = max(1, -(-start // self.hop))
+        return (frame - 1) * self.hop - start + self.m_num, frame
+
+    def upper_border_begin(self, n: int) -> tuple[int, int]:
+        """First sample and first frame that zeros behind a clip of ``n`` samples touch."""
+        frame = (n - self._support()[1] + self.m_num_mid) // self.hop + 1
+        return frame * self.hop - self.m_num_mid, frame
+
     def p_num(self, n: int) -> int:
         """Frames of a clip of ``n`` samples."""
         return self.p_max(n) - self.p_min
@@ -447,6 +459,43 @@ class StftStream:
         if s.re.shape[0] != self._owner.f_pts:
             raise StreamError(f"spectrum has {s.re.shape[0]} bins, needs {self._owner.f_pts}")
         return self._engine.pull(s.re.T, s.im.T, s.exp)
+
+    def bind(
+        self,
+        block: NDArray[np.int16],
+        re: NDArray[np.int32],
+        im: NDArray[np.int32],
+        out: NDArray[np.int16],
+    ) -> BoundCalls:
+        """Bind buffers once, so that a hop costs no conversion: what a real-time loop wants.
+
+        Args:
+            block: int16[hop], read by ``analyze``.
+            re: int32[bins], written by ``analyze``, read by ``synthesize``.
+            im: the same.
+            out: int16[hop], written by ``synthesize``, ``delay_samples`` late.
+
+        Returns:
+            ``analyze() -> exponent`` and ``synthesize(exponent)``. They share the past with
+            ``push`` and ``pull``.
+
+        Raises:
+            StreamError: a buffer of another shape or dtype, or not contiguous; or samples that a
+                push left over.
+        """
+        hop, bins = self._owner.hop, self._owner.f_pts
+        for name, buffer, size, dtype in (
+            ("block", block, hop, np.int16),
+            ("re", re, bins, np.int32),
+            ("im", im, bins, np.int32),
+            ("out", out, hop, np.int16),
+        ):
+            if buffer.shape != (size,) or buffer.dtype != dtype or not buffer.flags.c_contiguous:
+                seen = f"{buffer.dtype}{list(buffer.shape)}"
+                raise StreamError(f"{name} is {seen}, must be contiguous {dtype.__name__}[{size}]")
+        if len(self._rest):
+            raise StreamError(f"{len(self._rest)} samples wait for the rest of a hop; reset first")
+        return self._engine.bound(block, re, im, out)
 
     def reset(self) -> None:
         """Forget everything."""

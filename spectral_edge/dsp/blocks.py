@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -15,9 +16,11 @@ from .engine_c import stft_config
 from .stft import analyse, frames_of, overlap_add
 from .tables import StftTables
 
-__all__ = ["BlockEngine", "block_engine"]
+__all__ = ["BlockEngine", "BoundCalls", "block_engine"]
 
 Mantissas = NDArray[np.int32]
+# analyse one hop, returns its exponent; synthesise one hop from an exponent
+BoundCalls = tuple[Callable[[], int], Callable[[int], None]]
 MAX_HOPS = 1024  # of one vectorised pass, to bound memory
 
 
@@ -31,6 +34,11 @@ class BlockEngine(Protocol):
 
     def pull(self, re: Mantissas, im: Mantissas, e: Mantissas) -> NDArray[np.int16]:
         """The reverse."""
+
+    def bound(
+        self, block: NDArray[np.int16], re: Mantissas, im: Mantissas, out: NDArray[np.int16]
+    ) -> BoundCalls:
+        """Calls of one hop between buffers that stay where they are."""
 
     def reset(self) -> None:
         """Forget everything."""
@@ -66,6 +74,23 @@ class _Core:
         )
         return pcm
 
+    def bound(
+        self, block: NDArray[np.int16], re: Mantissas, im: Mantissas, out: NDArray[np.int16]
+    ) -> BoundCalls:
+        p_block, p_re, p_im, p_out = (
+            ctypes.c_void_p(array.ctypes.data) for array in (block, re, im, out)
+        )
+        push, pull, stft = self._core.se_stft_push, self._core.se_stft_pull, self._object
+        kept = self, block, re, im, out  # alive as long as the calls are
+
+        def analyze(_kept: object = kept) -> int:
+            return push(stft, p_block, p_re, p_im)  # type: ignore[no-any-return]
+
+        def synthesize(e: int, _kept: object = kept) -> None:
+            pull(stft, p_re, p_im, e, p_out)
+
+        return analyze, synthesize
+
     def reset(self) -> None:
         self._core.se_stft_reset(self._object)
 
@@ -94,6 +119,19 @@ class _Golden:
     def pull(self, re: Mantissas, im: Mantissas, e: Mantissas) -> NDArray[np.int16]:
         wide = re.astype(np.int64), im.astype(np.int64), e.astype(np.int64)
         return overlap_add(*wide, self._tables, self._overlap)
+
+    def bound(
+        self, block: NDArray[np.int16], re: Mantissas, im: Mantissas, out: NDArray[np.int16]
+    ) -> BoundCalls:
+        def analyze() -> int:
+            new_re, new_im, e = self.push(block)
+            re[:], im[:] = new_re[0], new_im[0]
+            return int(e[0])
+
+        def synthesize(e: int) -> None:
+            out[:] = self.pull(re[None], im[None], np.array([e], np.int32))
+
+        return analyze, synthesize
 
     def reset(self) -> None:
         self._history[:] = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings, strategies as st
 
 from spectral_edge import _native
 from spectral_edge._native import ISA, core
-from spectral_edge.dsp import fft
+from spectral_edge.dsp import FixedSTFT, fft
 from spectral_edge.dsp.engine_c import CoreEngine
 from spectral_edge.dsp.engine_numpy import GoldenEngine
 from spectral_edge.dsp.features import CodeRule
@@ -32,6 +33,34 @@ def test_every_exported_function_is_declared():
     header = (ROOT / "runtimes/c/include/spectral_edge.h").read_text()
     exported = set(re.findall(r"^SE_API .*?(se_\w+)\(", header, re.MULTILINE))
     assert exported == set(_native.SIGNATURES)
+
+
+def test_the_header_says_what_overflows_and_what_is_in_place():
+    """Every function that takes signals says so in the comment in front of it."""
+    header = (ROOT / "runtimes/c/include/spectral_edge.h").read_text()
+    silent = re.compile(r"_(available|size|init|reset|bind|isa|error|rule)$|^se_make_")
+    for comment, prototypes in re.findall(
+        r"/\*((?:(?!\*/).)*)\*/\n((?:SE_API [^;]*;\n)+)", header, re.DOTALL
+    ):
+        for name in re.findall(r"(se_\w+)\(", prototypes):
+            if not silent.search(name):
+                assert "Overflow" in comment, name
+                assert "In place" in comment, name
+    undocumented = re.findall(r"\n\nSE_API .*?(se_\w+)\(", header)
+    assert not undocumented
+
+
+def test_round_trip_error_in_c_is_the_one_that_python_warns_of():
+    library = core()
+    for window in WINDOWS:
+        for m, n in ((64, 64), (256, 256), (400, 512), (1000, 1000)):
+            for hop in (m // 4, m // 2, m * 4 // 5, m * 9 // 10, m):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    fixed = FixedSTFT(window, hop, 8_000, mfft=n, win_length=m)
+                seen = library.se_round_trip_error(WINDOWS.index(window), m, n, hop)
+                assert abs(seen - fixed.round_trip_error) <= 1
+                assert (seen == 0) == (fixed.round_trip_error == 0)
 
 
 @pytest.mark.parametrize("isa", ISAS)

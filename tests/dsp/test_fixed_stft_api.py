@@ -35,6 +35,9 @@ def test_same_frames_as_scipy(window, m, hop, n, backend):
     np.testing.assert_allclose(fixed.f, theirs.f)
     np.testing.assert_allclose(fixed.t(n), theirs.t(n))
     assert fixed.delta_t == theirs.delta_t
+    assert fixed.lower_border_end == theirs.lower_border_end
+    if n >= m:
+        assert fixed.upper_border_begin(n) == theirs.upper_border_begin(n)
     np.testing.assert_allclose(fixed.dual_win, theirs.dual_win, atol=1e-8)
     np.testing.assert_array_equal(fixed.istft(spectrum, k1=n), pcm)
     again = FixedSTFT.from_scipy(theirs, backend=backend).stft(pcm)
@@ -137,6 +140,32 @@ def test_stream_equals_clip_for_any_blocks(backend):
             np.testing.assert_array_equal(joined, getattr(whole, name))
         pulled = np.concatenate([stream.pull(p) for p in parts])
         np.testing.assert_array_equal(pulled, out)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_bound_buffers(backend):
+    fixed = FixedSTFT("hann", 160, 16_000, mfft=512, win_length=400, backend=backend)
+    pcm = signal(8, 160 * 20)
+    stream = fixed.stream()
+    whole = stream.push(pcm)
+    late = stream.pull(whole)
+    stream.reset()
+    block, out = np.zeros(160, np.int16), np.zeros(160, np.int16)
+    re, im = np.zeros(257, np.int32), np.zeros(257, np.int32)
+    analyze, synthesize = stream.bind(block, re, im, out)
+    for t in range(20):
+        block[:] = pcm[t * 160 : (t + 1) * 160]
+        e = analyze()
+        synthesize(e)
+        assert e == whole.exp[t]
+        np.testing.assert_array_equal(re, whole.re[:, t])
+        np.testing.assert_array_equal(im, whole.im[:, t])
+        np.testing.assert_array_equal(out, late[t * 160 : (t + 1) * 160])
+    with pytest.raises(StreamError, match=r"re is int32\[256\]"):
+        stream.bind(block, re[1:], im, out)
+    stream.push(pcm[:3])
+    with pytest.raises(StreamError, match="3 samples wait"):
+        stream.bind(block, re, im, out)
 
 
 def test_floats_channels_and_own_windows():

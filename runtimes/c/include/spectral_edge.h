@@ -8,7 +8,11 @@
  *
  * Numbers: int16 PCM. A spectrum is int32 mantissas re[bins], im[bins] with one exponent e per
  * frame: X = (re + i*im) * 2^-e in units of int16 samples; bins = n_fft/2 + 1. "Q16" is an int32
- * with 16 fraction bits. What every function computes, bit by bit: docs/numerics.md. */
+ * with 16 fraction bits. What every function computes, bit by bit: docs/numerics.md.
+ *
+ * Below, "Overflow" says what happens to values that do not fit, "In place" whether outputs may be
+ * inputs (otherwise they must not overlap). A function that returns int and no number of its own
+ * returns an se_status; sizes are bytes, 0 for a configuration that init would refuse. */
 #ifndef SPECTRAL_EDGE_H
 #define SPECTRAL_EDGE_H
 
@@ -47,7 +51,7 @@ SE_API int se_isa_available(int isa);
 /* Periodic tapers. */
 typedef enum se_window { SE_SQRT_HANN = 0, SE_HANN = 1, SE_HAMMING = 2, SE_RECT = 3 } se_window;
 
-/* cosine, sine: int32[n], Q31 of 2*pi*k/n, +1.0 stored as 2^31 - 1. */
+/* n: a size of se_fft_size. cosine, sine: int32[n], Q31 of 2*pi*k/n, +1.0 stored as 2^31 - 1. */
 SE_API int se_make_circle(int n, int32_t *cosine, int32_t *sine);
 
 /* values: int32[n], Q31 in [0, 1]; n 1...4096. */
@@ -61,7 +65,13 @@ SE_API int se_make_dual(int window, int n, int hop, int32_t *dual, int32_t *dual
 SE_API int se_make_padded_dual(int window, int n, int n_fft, int hop, int32_t *dual,
                                int32_t *dual_exponent);
 
-/* log2 sqrt(sum of w^2), Q24. */
+/* Largest error in int16 steps after push and pull with that dual window, warm-up left out: 0 when
+ * the sums of shifted w^2 differ by no more than a factor of 16, 32768 where they come near 0. A
+ * program that prints a warning when this is not 0 does what the Python package does. Negative: an
+ * se_status. */
+SE_API int se_round_trip_error(int window, int n, int n_fft, int hop);
+
+/* log2 sqrt(sum of w^2) of n samples, 1...4096, Q24. */
 SE_API int32_t se_make_reference_log2(int window, int n);
 
 /* log2_table: int32[257], log2(1 + i/256), Q24. exp2_table: int32[257], 2^(i/256), Q29. */
@@ -71,20 +81,22 @@ SE_API void se_make_log_tables(int32_t *log2_table, int32_t *exp2_table);
 
 typedef struct se_fft se_fft;
 
-/* n: even, 2^a*3^b*5^c, 64...4096. Returns 0 for any other n. */
+/* Bytes for a transform of n samples: even, 2^a*3^b*5^c, 64...4096. Returns 0 for any other n. */
 SE_API size_t se_fft_size(int n);
 
-/* cosine, sine: int32[n], Q31 of 2*pi*k/n (1.0 is stored as 2^31 - 1); copied. */
+/* memory: size bytes, any alignment. cosine, sine: int32[n] of se_make_circle; copied. isa: an
+ * se_isa. *fft points into memory. */
 SE_API int se_fft_init(void *memory, size_t size, int n, const int32_t *cosine,
                        const int32_t *sine, int isa, se_fft **fft);
 
-/* v: int32[n] with sum |v| < 2^29 - 2^18 over the even samples and over the odd ones. re, im:
- * int32[n/2 + 1], the plain DFT of v, |value| < 2^30. Cannot overflow under that condition. v is
- * kept. */
+/* v: int32[n], any Q, with sum |v| < 2^29 - 2^18 over the even samples and over the odd ones -> re,
+ * im: int32[n/2 + 1], the plain DFT of v in the same Q, |value| < 2^30, im[0] = im[n/2] = 0.
+ * Overflow: none under that condition. In place: no, v is kept. */
 SE_API void se_fft_forward(se_fft *fft, const int32_t *v, int32_t *re, int32_t *im);
 
-/* re, im: int32[n/2 + 1], any values (im[0] and im[n/2] are not read). y: int32[n]. Returns s such
- * that y = n * inverse_dft(X) * 2^-s; s is chosen from sum |X| so that nothing overflows. */
+/* re, im: int32[n/2 + 1], any values (im[0] and im[n/2] count for s only) -> y: int32[n]. Returns s
+ * such that y = n * inverse_dft(X) * 2^-s, -29...16, |y| < 2^30.
+ * Overflow: none, s is chosen from sum |X|. In place: no, re and im are kept. */
 SE_API int se_fft_inverse(se_fft *fft, const int32_t *re, const int32_t *im, int32_t *y);
 
 /* ---- streaming STFT and its inverse -------------------------------------------------------- */
@@ -101,23 +113,31 @@ typedef struct se_stft_config {
     int32_t window_length; /* 1...n_fft, zeros follow the windowed samples; 0 means n_fft */
 } se_stft_config;
 
+/* Bytes for one channel, both directions: its state, its tables and its work space. */
 SE_API size_t se_stft_size(const se_stft_config *config);
+
+/* memory: size bytes, any alignment. Starts in silence. *stft points into memory. */
 SE_API int se_stft_init(void *memory, size_t size, const se_stft_config *config, se_stft **stft);
 
 /* Forget the past: zeros before the next sample, empty overlap. */
 SE_API void se_stft_reset(se_stft *stft);
 
-/* Push one hop of PCM, get the frame that ends with it. re, im: int32[bins], |value| < 2^30.
- * Returns the exponent e, 0...30; 0 and zeros for a silent frame. Cannot overflow. */
+/* Push one hop of PCM, get the frame that ends with it: pcm int16[hop], any values -> re, im:
+ * int32[bins], |value| < 2^30, phases from the window's first sample. Returns the exponent e, 0...30;
+ * 0 and zeros for a silent frame. X is the plain DFT of samples * window, no 1/n.
+ * Overflow: none. In place: no. */
 SE_API int se_stft_push(se_stft *stft, const int16_t *pcm, int32_t *re, int32_t *im);
 
 /* Add one frame, get the hop of PCM it completes: window_length - hop samples behind the last pushed.
- * re, im: int32[bins], any values. Contributions and sums saturate 18 dB above full scale, the
- * int16 output at full scale, rounded half up. */
+ * re, im: int32[bins], any values, with any exponent e within +-2^30 -> pcm: int16[hop]. The inverse
+ * of se_stft_push, 1/n included, rounded half up.
+ * Overflow: contributions and sums saturate 18 dB above full scale, the output at full scale.
+ * In place: re and im are kept; pcm may be the block that was pushed. */
 SE_API void se_stft_pull(se_stft *stft, const int32_t *re, const int32_t *im, int e,
                          int16_t *pcm);
 
-/* The same for many hops: pcm int16[hops*hop], re, im int32[hops][bins], e int32[hops]. */
+/* The same for many hops: pcm int16[hops*hop], re, im int32[hops][bins], e int32[hops]. Overflow as
+ * above. In place: no. */
 SE_API void se_stft_push_clip(se_stft *stft, const int16_t *pcm, int64_t hops, int32_t *re,
                               int32_t *im, int32_t *e);
 SE_API void se_stft_pull_clip(se_stft *stft, const int32_t *re, const int32_t *im,
@@ -168,32 +188,44 @@ typedef struct se_binding {
     int32_t as_float;
 } se_binding;
 
+/* Bytes for one channel. window_length must be n_fft here. */
 SE_API size_t se_frontend_size(const se_frontend_config *config);
 
-/* codes may be NULL when only float32 or Q16 values are exchanged; copied. */
+/* memory: size bytes, any alignment. codes may be NULL when only float32 or Q16 values are exchanged;
+ * copied. *frontend points into memory. */
 SE_API int se_frontend_init(void *memory, size_t size, const se_frontend_config *config,
                             const se_codes *codes, se_frontend **frontend);
+
+/* Forget the past: silence, the starting level, no frames. */
 SE_API void se_frontend_reset(se_frontend *frontend);
 
-/* Push one hop: level, STFT, compressed features, kept inside for synthesis. */
+/* Push one hop, pcm int16[hop]: level, STFT, compressed features, kept inside for synthesis.
+ * Overflow: features saturate just below 2^15. In place: pcm is kept. */
 SE_API void se_frontend_push(se_frontend *frontend, const int16_t *pcm);
 
-/* Features of the last frame in Q16: int32[channels][bins]. Saturate just below 2^15. */
+/* Features of the last frame: int32[channels][bins], Q16: |X|^c and |X|^(c-1)*re, im of X divided by
+ * level and window norm. Overflow: saturate just below 2^15. In place: no. */
 SE_API void se_frontend_features(const se_frontend *frontend, int32_t *features);
 
 /* Features of a whole clip from the present state: pcm int16[hops*hop] ->
- * int32[channels][hops][bins]. */
+ * int32[channels][hops][bins], Q16. Overflow: saturate just below 2^15. In place: no. */
 SE_API void se_frontend_clip(se_frontend *frontend, const int16_t *pcm, int64_t hops,
                              int32_t *features);
 
-/* Bound calls, for a caller that owns its buffers: analyze = push + codes, synthesize = mask
- * (+ bias) applied to the frame `delay` frames ago + inverse. */
+/* Bound calls, for a caller that owns its buffers; the binding is copied, the buffers are not. */
 SE_API int se_frontend_bind(se_frontend *frontend, const se_binding *binding);
+
+/* pcm_in -> features: push, then int8 codes or float32 (Q16 / 65536).
+ * Overflow: codes saturate. In place: no. */
 SE_API void se_frontend_analyze(se_frontend *frontend);
+
+/* mask and bias -> pcm_out: the head applied to the frame `delay` frames ago, then the inverse. Codes
+ * by the tables of se_codes, or float32 (NaN counts as 0).
+ * Overflow: masks, biases, products, sums and output saturate. In place: pcm_out may be pcm_in. */
 SE_API void se_frontend_synthesize(se_frontend *frontend);
 
-/* All memory of the stream as bytes (little-endian machines): save, and load into a front end of
- * the same configuration. */
+/* All memory of the stream as state_size bytes (little-endian machines): save, and load into a front
+ * end of the same configuration. Overflow: load clamps numbers that are out of range. In place: no. */
 SE_API size_t se_frontend_state_size(const se_frontend *frontend);
 SE_API void se_frontend_save(const se_frontend *frontend, void *state);
 SE_API int se_frontend_load(se_frontend *frontend, const void *state, size_t size);
@@ -219,12 +251,17 @@ typedef struct se_logmel_config {
     const int32_t *log2_table;    /* int32[257], see se_make_log_tables */
 } se_logmel_config;
 
+/* Bytes. Refuses weights outside [0, 1], sums above total_bits (27 at most), |reference| > 32 and
+ * |offset| > 20: what the arithmetic relies on. */
 SE_API size_t se_logmel_size(const se_logmel_config *config);
+
+/* memory: size bytes, any alignment; the arrays of the configuration stay the caller's. */
 SE_API int se_logmel_init(void *memory, size_t size, const se_logmel_config *config,
                           se_logmel **logmel);
 
-/* One frame: re, im int32[bins] within 30 bits, exponent e 0...30 -> out int32[bands], Q16.
- * Cannot overflow. */
+/* One frame: re, im int32[bins], |value| <= 2^30, exponent e 0...30, as se_stft_push gives them ->
+ * out int32[bands], Q16, the logarithm of sum weight*|X|^power in the unit of the configuration.
+ * Overflow: none. In place: no, re and im are kept. */
 SE_API void se_logmel_frame(se_logmel *logmel, const int32_t *re, const int32_t *im, int e,
                             int32_t *out);
 
@@ -243,7 +280,7 @@ typedef struct se_code_rule {
 SE_API int se_make_code_rule(uint32_t mantissa, int exponent, int zero_point, int bits,
                              se_code_rule *rule);
 
-/* values: int32[count], Q16, any -> codes [count], not in place. Saturate. */
+/* values: int32[count], Q16, any -> codes [count]. Overflow: codes saturate. In place: no. */
 SE_API int se_quantize_int8(const se_code_rule *rule, const int32_t *values, int count,
                             int8_t *codes);
 SE_API int se_quantize_int16(const se_code_rule *rule, const int32_t *values, int count,
@@ -256,13 +293,15 @@ SE_API int se_quantize_int16(const se_code_rule *rule, const int32_t *values, in
 SE_API int se_make_dct(int n, int bits, int16_t *matrix);
 
 /* y[k] = (sum_i matrix[k][i]*x[i] + half) >> shift, 1...30, half rounded up: the DCT-II of x.
- * x, y: int32[n], any values, not in place; y saturates to int32. */
+ * x, y: int32[n], any values; y has the fraction bits of x plus bits - shift.
+ * Overflow: y saturates to int32, sums have 64 bits. In place: no. */
 SE_API void se_dct_forward(const int16_t *matrix, int n, const int32_t *x, int shift, int32_t *y);
 
-/* The same with the transposed matrix: the DCT-III, its inverse. */
+/* The same with the transposed matrix: the DCT-III, its inverse. Overflow: saturates. In place: no. */
 SE_API void se_dct_inverse(const int16_t *matrix, int n, const int32_t *x, int shift, int32_t *y);
 
-/* Rows, then columns of a block int32[n][n], in place; work: int32[n*n]. */
+/* Rows, then columns of a block int32[n][n], each with its shift, 1...30; work: int32[n*n].
+ * Overflow: both passes saturate to int32. In place: yes. */
 SE_API void se_dct_forward_2d(const int16_t *matrix, int n, int row_shift, int column_shift,
                               int32_t *block, int32_t *work);
 SE_API void se_dct_inverse_2d(const int16_t *matrix, int n, int row_shift, int column_shift,
@@ -272,18 +311,19 @@ SE_API void se_dct_inverse_2d(const int16_t *matrix, int n, int row_shift, int c
 
 typedef struct se_pcen_config {
     int32_t bands;
-    int32_t smooth_mantissa, smooth_shift; /* s = mantissa * 2^-shift, 16-bit mantissa */
-    int32_t gain;                          /* alpha, Q31 */
-    int32_t power;                         /* r, Q31 */
-    int64_t epsilon;                       /* added to the smoothed energy, Q16 */
-    int32_t bias;                          /* delta, Q16, > 0 */
-    int32_t bias_power;                    /* delta^r, Q16 */
+    int32_t smooth_mantissa, smooth_shift; /* s = mantissa * 2^-shift; mantissa 2^15...2^16, shift 16...31 */
+    int32_t gain;                          /* alpha, Q31, > 0 */
+    int32_t power;                         /* r, Q31, > 0 */
+    int64_t epsilon;                       /* added to the smoothed energy, Q16, 1...2^46 */
+    int32_t bias;                          /* delta, Q16, 2...2^30 */
+    int32_t bias_power;                    /* delta^r, Q16: the output of silence is 0 */
     const int32_t *log2_table, *exp2_table;
 } se_pcen_config;
 
 /* One frame: log_energy int32[bands], log2 of the mel energies in Q16 (INT32_MIN: silence), smoothed
- * int64[bands], the state, Q16 energies. out: int32[bands], Q16 of (E/(eps+M)^alpha + delta)^r -
- * delta^r. Energies saturate at 2^46, the output below 2^15. */
+ * int64[bands], the state, Q16 energies, zeros at first -> out: int32[bands], Q16 of
+ * (E/(eps+M)^alpha + delta)^r - delta^r.
+ * Overflow: energies saturate at 2^46, the output below 2^15. In place: out may be log_energy. */
 SE_API void se_pcen_frame(const se_pcen_config *config, const int32_t *log_energy,
                           int64_t *smoothed, int32_t *out);
 

@@ -155,6 +155,24 @@ int se_make_padded_dual(int window, int n, int n_fft, int hop, int32_t *dual,
     return SE_OK;
 }
 
+int se_round_trip_error(int window, int n, int n_fft, int hop) {
+    const int down = 13; /* 4096 terms */
+    uint64_t low = UINT64_MAX, high = 0, error;
+    if (!valid_size(n_fft) || !valid_window(window, n) || n > n_fft) return SE_BAD_VALUE;
+    if (hop < 1 || hop > n) return SE_BAD_VALUE;
+    for (int r = 0; r < hop; r++) {
+        const uint64_t sum = overlap(window, n, hop, r, down);
+        if (sum < low) low = sum;
+        if (sum > high) high = sum;
+    }
+    if (high <= 16 * low) return 0;
+    if (low < high >> 17) return 32768;
+    /* 118 dB below full scale times sqrt(n_fft), amplified by high/low: Q20, Q10 and Q10 */
+    error = 43257 * se_sqrt_u64((uint64_t)n_fft << 20) * ratio(high, low, 10);
+    error = (error + ((uint64_t)1 << 40) - 1) >> 40;
+    return error < 32768 ? (int)error : 32768;
+}
+
 /* 2^fraction * log2(v * 2^-scale), rounded down, by repeated squaring */
 static int64_t exact_log2(uint64_t v, int scale, int fraction) {
     const int length = se_bitlen64(v);

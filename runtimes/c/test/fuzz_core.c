@@ -52,6 +52,7 @@ static const se_stft_config *shape(int m, int n, int hop, int window) {
     if (c->window_length == m && c->n_fft == n && c->hop == hop && window_of[at] == window) return c;
     if (c->n_fft) drop_config(c);
     *c = make_padded_config(m, n, hop, window, SE_AUTO);
+    if (se_round_trip_error(window, m, n, hop) < 0) fail("se_round_trip_error", "status");
     window_of[at] = window;
     return c;
 }
