@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,9 @@ from spectral_edge.frontend import (
     make_window,
 )
 
-__all__ = ["FrontendContext", "FrontendSimulation", "running_power"]
+from .features import CodeRule
+
+__all__ = ["CodeQuantizer", "FrontendContext", "FrontendSimulation", "running_power"]
 
 TINY_POWER = 1e-20  # keeps powers of a zero bin and their gradients finite; far below one int16 LSB
 
@@ -200,6 +203,56 @@ class FrontendSimulation(nn.Module):
         wave = F.fold(frames.transpose(-1, -2), (1, total), (1, n_fft), stride=(1, hop))
         lag = n_fft - hop
         return wave[:, 0, 0, lag : lag + context.samples]
+
+
+class _Codes(torch.autograd.Function):
+    """Codes of the device forward; the gradient passes where nothing saturates."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, owner: CodeQuantizer) -> Tensor:
+        codes = owner.codes(x)
+        ctx.save_for_backward((codes > owner.least) & (codes < owner.most))
+        return (codes - owner.rule.zero_point).to(x.dtype) * owner.scale
+
+    @staticmethod
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None]:
+        (inside,) = ctx.saved_tensors
+        return grad[0] * inside, None
+
+
+class CodeQuantizer(nn.Module):
+    """The front end's quantiser, exactly as the device rounds, with a straight-through gradient.
+
+    float features -> Q16 -> codes -> scale·(code - zero_point) as float. Behind
+    :class:`FrontendSimulation` or any float front end this is all that training needs to see the
+    deployed one: the rounding of the transforms is far below one code.
+
+    Args:
+        scale: of one code.
+        zero_point: code that means 0.
+        bits: 8 or 16.
+
+    Raises:
+        SpecError: a scale or number of bits that the device does not have.
+    """
+
+    def __init__(self, scale: float, zero_point: int, bits: int = 8) -> None:
+        super().__init__()
+        self.scale, self.rule = scale, CodeRule.of(scale, zero_point, bits)
+        self.least, self.most = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+
+    def codes(self, x: Tensor) -> Tensor:
+        """int64 codes of float features, any shape; NaN counts as 0."""
+        rule, q16 = self.rule, torch.nan_to_num(x.detach().double() * 65536)
+        value = torch.round(q16.clamp(-(2**31), 2**31 - 1)).to(torch.int64)
+        size = value.abs().clamp(max=rule.limit)
+        rounded = (size * rule.multiplier + (1 << (rule.shift - 1))) >> rule.shift
+        signed = torch.where(value < 0, -rounded, rounded) + rule.zero_point
+        return signed.clamp(self.least, self.most)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float[...] -> the same shape, on the grid of codes."""
+        return _Codes.apply(x, self)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _dual_window(window: NDArray[np.float64], hop: int) -> Tensor:

@@ -76,16 +76,30 @@ def test_example_filters_a_wav(tmp_path):
     assert done.returncode == 1
 
 
+def build_fuzzer(folder: Path, compiler: str, *flags: str) -> str | None:
+    """Path of the fuzz program, None when the compiler cannot make it."""
+    program = str(folder / "fuzz_core")
+    command = [compiler, *STRICT, "-g", "-O1", "-fno-sanitize-recover=all", *flags]
+    command += [f"-I{ROOT}/runtimes/c/include", f"{ROOT}/runtimes/c/test/fuzz_core.c", *SOURCES]
+    done = subprocess.run([*command, "-o", program], check=False, capture_output=True)
+    return None if done.returncode else program
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("clang"), reason="clang is not installed")
 def test_short_fuzz(tmp_path):
-    program = str(tmp_path / "fuzz_core")
-    flags = ["-g", "-O1", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"]
-    source = f"{ROOT}/runtimes/c/test/fuzz_core.c"
-    command = ["clang", *STRICT, *flags, f"-I{ROOT}/runtimes/c/include", source, *SOURCES]
-    if subprocess.run([*command, "-o", program], check=False).returncode:
+    program = build_fuzzer(tmp_path, "clang", "-fsanitize=fuzzer,address,undefined")
+    if program is None:
         pytest.skip("clang has no libFuzzer")
-    subprocess.run([program, "-max_total_time=20", "-max_len=8192"], check=True, cwd=tmp_path)
+    subprocess.run([program, "-max_total_time=10", "-max_len=8192"], check=True, cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_random_inputs_under_sanitizers(tmp_path):
+    """The same target without coverage to guide it, for any compiler."""
+    program = build_fuzzer(tmp_path, CC, "-DSE_FUZZ_ALONE", "-fsanitize=address,undefined")
+    assert program is not None
+    assert "nothing found" in run(program, "5")
 
 
 @pytest.mark.slow

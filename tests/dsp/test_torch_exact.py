@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from spectral_edge.dsp.exact import ExactFeatures, ExactSTFT
-from spectral_edge.dsp.features import features_q16
+from spectral_edge.dsp.features import CodeRule, features_q16
+from spectral_edge.dsp.simulate import CodeQuantizer
 from spectral_edge.dsp.stft import analyse, frames_of
 from spectral_edge.dsp.tables import stft_tables
 from spectral_edge.errors import SpecError
@@ -95,6 +96,22 @@ def test_features_are_the_device_s_and_gradients_the_simulation_s():
     (gradient,) = torch.autograd.grad(seen.sum(), x)
     (ideal,) = torch.autograd.grad(Simulation()(x).sum(), x)
     torch.testing.assert_close(gradient, ideal)
+
+
+@pytest.mark.parametrize(("scale", "bits"), [(0.0125, 8), (0.5, 8), (1 / 3, 8), (2.0**-9, 16)])
+def test_quantiser_rounds_as_the_device_does(scale, bits):
+    """Also at ties (half a code is a whole number of Q16 steps for 0.5 and 2^-9) and beyond."""
+    quantizer = CodeQuantizer(scale, -7, bits)
+    rng = np.random.default_rng(0)
+    q16 = np.concatenate([np.arange(-70_000, 70_000, 7), rng.integers(-(2**31), 2**31, 3000)])
+    x = torch.from_numpy(q16 / 65536.0).requires_grad_(True)
+    codes = CodeRule.of(scale, -7, bits).codes(q16)
+    np.testing.assert_array_equal(quantizer.codes(x).numpy(), codes)
+    y = quantizer(x)
+    np.testing.assert_array_equal(y.detach().numpy(), (codes.astype(float) + 7) * scale)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    inside = (codes > -(1 << (bits - 1))) & (codes < (1 << (bits - 1)) - 1)
+    np.testing.assert_array_equal(gradient.numpy(), inside.astype(float))
 
 
 def test_refuses_other_dtypes():
