@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from spectral_edge.errors import (
     LatencyGateFailed,
     QualityGateFailed,
     RuntimeUnavailable,
+    RuntimeUnfit,
     SpecError,
     SpectralEdgeError,
 )
@@ -177,6 +179,58 @@ def _run_classifier(args: argparse.Namespace, bundle: se.Bundle) -> None:
             progress=tell,
         )
     _show(args, done)
+
+
+def _live(args: argparse.Namespace) -> None:
+    from spectral_edge.runtimes import live as runtime
+    from spectral_edge.runtimes.scheduler.deadline import OverrunPolicy
+    from spectral_edge.table import text_table
+
+    if args.list_devices:
+        devices = runtime.list_devices()
+        keys = ("index", "name", "host", "inputs", "outputs", "sample_rate")
+        rows = [
+            [str(getattr(d, key)) for key in keys] + [" in" * d.is_input + " out" * d.is_output]
+            for d in devices
+        ]
+        table = text_table([*keys, "default"], rows)
+        _show(args, _Plain(devices=[vars(d) for d in devices]), table)
+        return
+    if args.bundle is None:
+        raise SpecError("give a bundle: spectral-edge live denoiser.seb")
+    settings = runtime.LiveSettings(
+        input=_device(args.input),
+        output=_device(args.output),
+        sample_rate=args.rate,
+        blocksize=args.blocksize,
+        latency=args.latency if args.latency in ("low", "high") else _seconds(args.latency),
+        channels=args.channels,
+        policy=OverrunPolicy.parse(args.policy),
+        seconds=args.seconds,
+    )
+    # a service manager ends it like Ctrl-C does
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with runtime.meter() as tell:
+            summary = runtime.live(
+                args.bundle, settings, args.engine, args.threads, args.backend, tell
+            )
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    _show(args, summary)
+    if summary.ended == "device":
+        raise RuntimeUnfit(f"{summary.input} or {summary.output} stopped delivering audio")
+
+
+def _device(text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.isdecimal() else text
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise SpecError(f"latency is {text!r}, must be low, high or seconds") from None
 
 
 def _bench(args: argparse.Namespace) -> None:
@@ -549,6 +603,29 @@ def _add_bundle_verbs(verbs: Any) -> None:
         default=True,
         help="convert other sample rates on the way in and out (default: on)",
     )
+    _add_engine_arguments(p)
+
+    p = _verb(
+        verbs,
+        "live",
+        _live,
+        "enhance what a microphone hears, until Ctrl-C",
+        "denoiser.seb --input USB --output Headphones",
+    )
+    p.add_argument("bundle", nargs="?")
+    p.add_argument("--input", help="device number or part of its name (default: the system's)")
+    p.add_argument("--output", help="the same for the output")
+    p.add_argument("--list-devices", action="store_true", help="show the sound devices and end")
+    p.add_argument("--rate", type=int, help="Hz (default: the bundle's, if the device has it)")
+    p.add_argument("--blocksize", type=int, help="samples per callback (default: one hop; 0: any)")
+    p.add_argument("--latency", default="low", help="low, high or seconds (default: %(default)s)")
+    p.add_argument("--channels", type=int, default=1, help="of the input (default: %(default)s)")
+    p.add_argument(
+        "--policy",
+        default="bypass",
+        help="for a hop that comes too late: drop, bypass or queue:HOPS (default: %(default)s)",
+    )
+    p.add_argument("--seconds", type=float, help="of audio (default: until Ctrl-C)")
     _add_engine_arguments(p)
 
     p = _verb(verbs, "bench", _bench, "measure latency per hop", "denoiser.seb --seconds 30 --json")

@@ -1,4 +1,4 @@
-"""Any device rate, any block size: the same bytes, a latency that is true, and no memory per hop."""
+"""Any device rate, any block size: the same bytes, a true latency, and no memory per hop."""
 
 from __future__ import annotations
 
