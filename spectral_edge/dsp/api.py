@@ -19,6 +19,7 @@ from .tables import StftTables, stft_tables, tables_of_samples
 __all__ = ["BlockSpectrum", "FixedSTFT", "StftStream", "pcm_from"]
 
 EXACT_CONDITION = 1 / 16  # from here on the round trip is 0 LSB (docs/numerics.md, section 4)
+EXACT_MFFT = 1024  # up to here; longer frames have fewer bits per sample, and 1 LSB can happen
 
 
 @dataclass(frozen=True)
@@ -253,11 +254,12 @@ class FixedSTFT:
     def round_trip_error(self) -> int:
         """Largest error in int16 steps after analysis and synthesis, warm-up left out.
 
-        0 for well-conditioned windows; below that mantissa noise (118 dB under a frame's peak) is
-        amplified by the largest over the smallest sum of squared windows.
+        0 for well-conditioned windows up to mfft 1024, 1 for longer ones; with other windows
+        mantissa noise (118 dB under a frame's peak) is amplified by the largest over the smallest
+        sum of squared windows.
         """
         if self.tables.condition >= EXACT_CONDITION:
-            return 0
+            return 0 if self.mfft <= EXACT_MFFT else 1
         if not self.invertible:
             return 32768
         noise = 32768 * self.mfft**0.5 * 10 ** (-118 / 20) / self.tables.condition

@@ -53,7 +53,7 @@ def test_the_header_says_what_overflows_and_what_is_in_place():
 def test_round_trip_error_in_c_is_the_one_that_python_warns_of():
     library = core()
     for window in WINDOWS:
-        for m, n in ((64, 64), (256, 256), (400, 512), (1000, 1000)):
+        for m, n in ((64, 64), (256, 256), (400, 512), (1000, 1000), (1500, 2048)):
             for hop in (m // 4, m // 2, m * 4 // 5, m * 9 // 10, m):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")

@@ -11,7 +11,7 @@ from spectral_edge.dsp.dct import dct_matrix
 from spectral_edge.dsp.melbank import mel_bank
 from spectral_edge.errors import SpecError, StreamError
 from spectral_edge.program import QParams
-from tests.dsp.signals import LEVELS_DBFS, SIGNALS, at_level, signal, voice
+from tests.dsp.signals import LEVELS_DBFS, SIGNALS, at_level, signal, speech_clips, voice
 from tests.tolerances import DCT_SNR_DB, LOG_MEL_CODES_DIFFERENT, LOG_MEL_DB, PCEN_RELATIVE
 
 needs_core = pytest.mark.skipif(_native.core() is None, reason=_native.absence() or "core")
@@ -60,8 +60,8 @@ def test_filters_are_the_textbook_triangles(scale):
 def test_log_mel_against_float64(log, base, power):
     mel = FixedLogMel(STFT, 40, power=power, log=log, floor=-200 if log == "dB" else -60)
     weights = float_bank(mel.bank, 257)
-    for dbfs in LEVELS_DBFS:
-        pcm = at_level(voice(160 * 300), dbfs)
+    clips = [at_level(voice(160 * 300), dbfs) for dbfs in LEVELS_DBFS]
+    for pcm in (*clips, *speech_clips(160 * 300).values()):
         seen = mel(pcm) / 65536
         frames = np.lib.stride_tricks.sliding_window_view(np.pad(pcm, (512, 512)), 512)[::1]
         start = 512 - STFT.m_num_mid + STFT.p_min * 160

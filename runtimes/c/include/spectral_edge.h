@@ -66,8 +66,8 @@ SE_API int se_make_padded_dual(int window, int n, int n_fft, int hop, int32_t *d
                                int32_t *dual_exponent);
 
 /* Largest error in int16 steps after push and pull with that dual window, warm-up left out: 0 when
- * the sums of shifted w^2 differ by no more than a factor of 16, 32768 where they come near 0. A
- * program that prints a warning when this is not 0 does what the Python package does. Negative: an
+ * the sums of shifted w^2 differ by no more than a factor of 16 (1 for n_fft above 1024), 32768 where
+ * they come near 0. A program should warn above 1, as the Python package does. Negative: an
  * se_status. */
 SE_API int se_round_trip_error(int window, int n, int n_fft, int hop);
 

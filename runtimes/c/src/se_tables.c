@@ -165,7 +165,7 @@ int se_round_trip_error(int window, int n, int n_fft, int hop) {
         if (sum < low) low = sum;
         if (sum > high) high = sum;
     }
-    if (high <= 16 * low) return 0;
+    if (high <= 16 * low) return n_fft > 1024;
     if (low < high >> 17) return 32768;
     /* 118 dB below full scale times sqrt(n_fft), amplified by high/low: Q20, Q10 and Q10 */
     error = 43257 * se_sqrt_u64((uint64_t)n_fft << 20) * ratio(high, low, 10);
