@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -183,6 +184,8 @@ class ClassifierModule(lightning.LightningModule):
     def on_validation_epoch_end(self) -> None:
         logits, targets = (torch.cat(parts) for parts in zip(*self._outputs, strict=True))
         self._outputs.clear()
+        if self.trainer.world_size > 1:  # every process then knows, and keeps, the same best epoch
+            logits, targets = (self.all_gather(t).flatten(0, 1).cpu() for t in (logits, targets))  # type: ignore[union-attr]
         scores = _scores(logits, targets)
         self.history.append(scores)
         for name, value in scores.items():
@@ -443,10 +446,10 @@ def train_classifier(
         network, train, validation, recipe, folder=folder, resume=resume, progress=progress
     )
     scores = evaluate_classifier(network, inputs("test"))
-    checkpoint = None
-    if folder is not None:
-        checkpoint = save_classifier(
-            folder / "best.pt", network, recipe, validation.classes, input_shape,
+    checkpoint = None if folder is None else folder / "best.pt"
+    if checkpoint is not None and getattr(rank_zero_only, "rank", 0) == 0:
+        save_classifier(
+            checkpoint, network, recipe, validation.classes, input_shape,
             {"test": scores, "validation": result.history[-1], "seconds": result.seconds},
         )  # fmt: skip
     return ClassifyResult(
