@@ -123,6 +123,25 @@ def test_cmake_and_ctest(tmp_path):
     assert "100% tests passed" in run("ctest", "--test-dir", str(tmp_path))
 
 
+@pytest.mark.slow
+def test_microcontrollers_need_nothing_but_memory_copies(tmp_path):
+    """A Cortex-M4 build: no libm, no allocation, no variables, and the one-instruction product."""
+    compiler = "arm-linux-gnueabihf-gcc"
+    if not shutil.which(compiler):
+        pytest.skip(f"{compiler} or qemu-arm is not installed")
+    flags = ["-mcpu=cortex-m4", "-mthumb", "-mfpu=fpv4-sp-d16", "-fno-pie", "-O2"]
+    command = [compiler, *STRICT, *flags, f"-I{ROOT}/runtimes/c/include", "-c", *SOURCES]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    objects = sorted(map(str, tmp_path.glob("*.o")))
+    lines = [line.split() for line in run("arm-linux-gnueabihf-nm", *objects).splitlines()]
+    symbols = [line[-2:] for line in lines if len(line) > 1]
+    missing = {name for kind, name in symbols if kind == "U" and not name.startswith("se_")}
+    assert missing <= {"memcpy", "memmove", "memset", "__aeabi_ldivmod", "__aeabi_uldivmod"}
+    assert not [name for kind, name in symbols if kind in "BbCDd" and not name.startswith("$")]
+    code = run("arm-linux-gnueabihf-objdump", "-d", str(tmp_path / "se_kernels_scalar.o"))
+    assert "smmulr" in code
+
+
 ARM = [
     ("aarch64-linux-gnu-gcc", (), ["qemu-aarch64", "-cpu", "cortex-a53"]),
     (
