@@ -24,7 +24,7 @@ from .timing import time_hops
 
 __all__ = ["Comparison", "compare", "compare_labels", "si_sdr_db"]
 
-MAX_SECONDS = 60.0  # of timing
+MAX_SECONDS = 10.0  # of timing
 SMOOTH_NOTHING = DetectionPolicy(smoothing="none")
 ROUNDS = 10  # turns each bundle gets, alternately, so that both see the same machine
 
