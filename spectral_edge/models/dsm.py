@@ -298,7 +298,7 @@ def prepare_integer_spectrum(
         model: trained DSM.
         batches: features for measuring the RMS of every coefficient row.
         dc_split: carry the mean past the transform, where its basis has a constant row.
-        band_scale: equalise rows by gains folded into the constant matrices.
+        band_scale: equalise rows by gains folded into the matrices, where those are constant.
     """
     model = model.deployable()
     mixers = [m for m in model.modules() if isinstance(m, SpectrumMixing)]
@@ -322,6 +322,8 @@ def prepare_integer_spectrum(
     for hook in hooks:
         hook.remove()
     for mixer, seen in power.items():
+        if mixer.transform == "learned":  # its matrices are weights, not constants to scale
+            continue
         if not seen:
             raise SpecError("batches is empty, band scales need at least one batch of features")
         mean = torch.stack(seen).mean(dim=0)  # [kept along width, kept along height]

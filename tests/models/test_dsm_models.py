@@ -127,3 +127,14 @@ def test_dsm_stream_does_not_look_ahead() -> None:
         a, b = model(x), model(changed)
     assert torch.equal(a[:, :10], b[:, :10])
     assert not torch.equal(a[:, 10:], b[:, 10:])
+
+
+@pytest.mark.parametrize("transform", ["random", "identity", "learned"])
+def test_integer_spectrum_leaves_out_what_a_basis_cannot_do(transform: str) -> None:
+    torch.manual_seed(0)
+    model = dsm_model(
+        "dsm_kws_s", 4, (1, 32, 32), depths=(1, 1, 1), knobs={"transform": transform}
+    ).eval()
+    x = torch.randn(4, 1, 32, 32)
+    ready = prepare_integer_spectrum(model, [x])
+    torch.testing.assert_close(ready(x), model(x), atol=1e-4, rtol=1e-4)
