@@ -228,7 +228,8 @@ class AblationTable:
         """The command line that makes this table."""
         words = ["spectral-edge ablate", self.id, "--preset", self.preset, "--seeds", self.seeds]
         words += ["--effort", f"{self.effort:g}"] if self.effort != 1 else []
-        words += ["--int8"] if self.int8 else []
+        asked = self.int8 or any(row.int8_delta is not None for row in self.rows)
+        words += ["--int8"] if asked else []
         words += ["--data", "DATA"] if self.preset == "full" else []
         words += ["--audio", self.audio] if self.audio not in ("", AUDIO[0]) else []
         return " ".join(map(str, words))
