@@ -366,16 +366,17 @@ def _demo(args: argparse.Namespace) -> None:
 def _train(args: argparse.Namespace) -> None:
     import yaml
 
-    from spectral_edge.training.start import train_recipe
+    from spectral_edge.training.start import progress_bars, train_recipe
 
-    trained = train_recipe(
-        args.recipe,
-        out=args.out,
-        data_root=args.data,
-        resume=args.resume,
-        progress=lambda done, total, what: _note(f"{done}/{total} {what}"),
-        overrides={key: yaml.safe_load(value) for key, value in args.set},
-    )
+    with progress_bars() as progress:
+        trained = train_recipe(
+            args.recipe,
+            out=args.out,
+            data_root=args.data,
+            resume=args.resume,
+            progress=progress,
+            overrides={key: yaml.safe_load(value) for key, value in args.set},
+        )
     _show(args, trained)
 
 

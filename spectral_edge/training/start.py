@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from spectral_edge.console import progress_bar
 from spectral_edge.errors import SpecError
 
 from .labelled import Progress
 from .recipe import _read_yaml, recipe_names
 
-__all__ = ["Trained", "all_recipe_names", "train_recipe"]
+__all__ = ["Trained", "all_recipe_names", "progress_bars", "train_recipe"]
 
 VARIABLE = re.compile(r"^\$\{?\w+\}?")
 
@@ -43,6 +46,27 @@ class Trained:
         if self.examples_per_second is not None:
             lines.append(f"training speed: {self.examples_per_second:.0f} examples per second")
         return "\n".join(lines)
+
+
+@contextmanager
+def progress_bars(stream: TextIO | None = None) -> Iterator[Progress]:
+    """Yield a progress function that shows one bar per stage: features of each split, epochs.
+
+    Args:
+        stream: where to; standard error when not given.
+    """
+    with ExitStack() as bars:
+        title, tell = "", None
+
+        def show(done: int, total: int, what: str) -> None:
+            nonlocal title, tell
+            stage = what.split(":")[0]
+            if tell is None or stage != title:
+                bars.close()
+                title, tell = stage, bars.enter_context(progress_bar(stage, stream))
+            tell(done / max(1, total))
+
+        yield show
 
 
 def all_recipe_names() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,16 @@ def test_unknown_names_list_both_kinds() -> None:
     with pytest.raises(SpecError, match=r"one of denoise_s, .*keywords_fftp_ast_s"):
         train_recipe("nothing")
     assert start.VARIABLE.match("${DATA}/x")
+
+
+def test_one_bar_per_stage() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    out = Terminal()
+    with start.progress_bars(out) as tell:
+        tell(1, 2, "features of x-train")
+        tell(2, 2, "features of x-train")
+        tell(1, 3, "x: accuracy 0.5")
+    assert "features of x-train" in out.getvalue()
