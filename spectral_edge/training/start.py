@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +56,8 @@ def progress_bars(stream: TextIO | None = None) -> Iterator[Progress]:
         stream: where to; standard error when not given.
     """
     with ExitStack() as bars:
-        title, tell = "", None
+        title = ""
+        tell: Callable[[float], None] | None = None
 
         def show(done: int, total: int, what: str) -> None:
             nonlocal title, tell
