@@ -210,6 +210,13 @@ def _live(args: argparse.Namespace) -> None:
     )
     # a service manager ends it like Ctrl-C does
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    bundle = se.Bundle.load(args.bundle)
+    if bundle.classifier is not None:
+        try:
+            _listen(args, bundle, settings)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        return
     try:
         with runtime.meter() as tell:
             summary = runtime.live(
@@ -231,6 +238,21 @@ def _seconds(text: str) -> float:
         return float(text)
     except ValueError:
         raise SpecError(f"latency is {text!r}, must be low, high or seconds") from None
+
+
+def _listen(args: argparse.Namespace, bundle: se.Bundle, settings: Any) -> None:
+    """Print every detection at once: a line of text, or with ``--json`` a line of JSON."""
+    from spectral_edge.runtimes.listen import listen
+
+    def tell(found: Any) -> None:
+        where = f" channel {found.channel}" if args.channels > 1 else ""
+        text = f"{found.time:8.2f} s{where}  {found.label}  {found.score:.2f}"
+        print(json.dumps(found.to_dict()) if args.json else text, flush=True)
+
+    summary = listen(bundle, settings, args.engine, args.threads, args.backend, tell)
+    print(json.dumps(summary.to_dict()) if args.json else summary.table())
+    if summary.ended == "device":
+        raise RuntimeUnfit(f"{summary.input} stopped delivering audio")
 
 
 def _bench(args: argparse.Namespace) -> None:
@@ -610,7 +632,7 @@ def _add_bundle_verbs(verbs: Any) -> None:
         verbs,
         "live",
         _live,
-        "enhance what a microphone hears, until Ctrl-C",
+        "enhance or label what a microphone hears, until Ctrl-C",
         "denoiser.seb --input USB --output Headphones",
     )
     p.add_argument("bundle", nargs="?")
