@@ -47,6 +47,7 @@ _SUMS = (
 )
 _PRODUCTS = (_aten.mul.Tensor, _aten.matmul.default, _aten.bmm.default, _aten.mm.default)
 _UNIT_BITS = 5  # the unit of a sum is 2^5 or more below its smallest scale
+_SPAN_BITS = 13  # and at most 2^14 below its largest: a constant zero has no scale to speak of
 _SLACK = 0.005  # a scale may shrink by this share
 _GROWTH = 0.05  # and grow by this
 _PRODUCT_SLACK = 0.03  # a product that is part of a sum may clip this much for a power of two
@@ -132,8 +133,9 @@ def _separate_sums(module: fx.GraphModule) -> list[ActivationQuantizer]:
     for q in parent:
         joined.setdefault(find(q), []).append(q)
     for members in joined.values():
-        smallest = min(q.qparams().scale for q in members)
-        unit = 2.0 ** (floor(log2(smallest)) - _UNIT_BITS)
+        scales = [q.qparams().scale for q in members]
+        bits = max(floor(log2(min(scales))) - _UNIT_BITS, floor(log2(max(scales))) - _SPAN_BITS)
+        unit = 2.0**bits
         for q in members:
             if q.fixed is None:
                 scale = q.qparams().scale

@@ -10,7 +10,8 @@ serve as a golden reference. Here
   even, scale = s_x · s_w / s_y in float32: what XNNPACK and MLAS do;
 - products likewise;
 - sums of two tensors use XNNPACK's 21-bit multipliers with round half up (xnnpack, qs8-vadd);
-- everything else is what torch computes on dequantised codes.
+- everything else is torch on dequantised codes, in float64 and rounded to float32: nearest to what
+  any float32 kernel gives, whatever its order of summation.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.fx import Node
+from torch.utils._pytree import tree_map
 
 from spectral_edge.program import StepProgram
 
@@ -86,6 +88,13 @@ class ExactStep(torch.fx.Interpreter):
         )
         return torch.clamp(codes, max(least, low), min(most, high)).to(dtype)
 
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Compute an ATen op in float64 and round its result to float32."""
+        if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
+            return super().call_function(target, args, kwargs)
+        args, kwargs = tree_map(_widened, (args, kwargs))
+        return tree_map(_narrowed, super().call_function(target, args, kwargs))
+
     def _codes(self, node: Node) -> tuple[torch.Tensor, np.float32]:
         """Codes minus zero point as float64, and the scale, of a dequantised operand."""
         bound = arguments(node)
@@ -127,6 +136,16 @@ class ExactStep(torch.fx.Interpreter):
 
 
 _COMPUTE = {"weighted": ExactStep._weighted, "mul": ExactStep._product, "add": ExactStep._sum}
+
+
+def _widened(value: Any) -> Any:
+    narrow = isinstance(value, torch.Tensor) and value.dtype == torch.float32
+    return value.double() if narrow else value
+
+
+def _narrowed(value: Any) -> Any:
+    wide = isinstance(value, torch.Tensor) and value.dtype == torch.float64
+    return value.float() if wide else value
 
 
 def _per_channel(values: torch.Tensor, node: Node, rank: int) -> torch.Tensor:

@@ -84,7 +84,8 @@ def place(
     if all(a[1] for a in axes):
         return image, 0, strides
     amounts = [(0, 0), (0, 0), *((p, p) for p in padding)]
-    return padded(low, image, amounts, name), 1, list(stride)
+    key = ("padded", image.tensor, image.shape, image.perm, tuple(padding))
+    return low.memo(key, lambda: padded(low, image, amounts, f"{name}.padded")), 1, list(stride)
 
 
 @lowers(

@@ -131,7 +131,9 @@ def lower_avg_pool(low: Lowering, call: Call) -> Value:
         raise low.unsupported(call.node, "divisor_override has no lowering")
     image = as_image(call["self"])
     if any(padding) and call["count_include_pad"]:
-        image = padded(low, image, [(0, 0), (0, 0), *((p, p) for p in padding)], call.name)
+        image = padded(
+            low, image, [(0, 0), (0, 0), *((p, p) for p in padding)], f"{call.name}.padded"
+        )
         padding = [0, 0]
     placed, mode, strides = place(low, image, kernel, stride, [1, 1], padding, call.name)
     if placed is not image:

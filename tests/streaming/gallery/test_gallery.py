@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import spectral_edge as se
 from tests.streaming.gallery.catalogue import GALLERY
-from tests.streaming.support import assert_law, randomised
+from tests.streaming.support import assert_law, clip_like, randomised
 
 LENGTHS = (1, 5, 70)  # in steps
 QUICK = ("deep filter", "dtln", "fsmn", "kwt", "rnnoise", "svdf", "tcn")  # the rest is slow
@@ -40,6 +43,30 @@ def test_float_parity(name: str) -> None:
         f"{program.state_elements} state values, delay {program.delay}, error {worst:.1e}, "
         f"{seconds:.1f} s, peak {peak:.0f} MiB"
     )
+
+
+@pytest.mark.parametrize("name", names(quick=False))
+def test_w8a8_codes_on_engines(name: str, tmp_path: Path) -> None:
+    """One table of scales in torch, TFLite and ONNX; the same codes in a closed loop."""
+    torch.manual_seed(0)
+    entry = GALLERY[name]()
+    model = randomised(entry.model)
+    program = se.streamify(model, entry.example, entry.time_dim, check_lengths=())
+    int8 = se.quantize(program, clips(program, entry.example))
+    bundle = se.export(int8, tmp_path / "network.seb")
+    report = se.check(bundle, engines=["litert", "onnxruntime"])
+    assert report.passed, report.table()
+    print(report.table())
+
+
+def clips(program: se.StepProgram, example: Sequence[torch.Tensor]) -> list[Any]:
+    """Four random clips of 100 steps at batch 1."""
+    frames = 100 * program.hop_multiple
+    axes = [spec.time_dim for spec in program.inputs]
+    return [
+        tuple(clip_like(x, axis, frames, 1) for x, axis in zip(example, axes, strict=True))
+        for _ in range(4)
+    ]
 
 
 @pytest.mark.slow
