@@ -352,10 +352,19 @@ def lower_softplus(low: Lowering, call: Call) -> Value:
 
 @lowers("aten.prelu")
 def lower_prelu(low: Lowering, call: Call) -> Value:
-    """RELU(x) - slope · RELU(-x), slopes along axis 1."""
+    """LEAKY_RELU for one slope, PRELU for channels that lie last, else RELU(x) - slope · RELU(-x)."""
     x, slope, name = call["self"], call["weight"], call.name
     if not isinstance(slope, Const):
         raise low.unsupported(call.node, "its slope is not a constant")
+    if slope.array.size == 1:
+        alpha = float(slope.real.reshape(-1)[0])
+        return _lower_function(low, call, "LEAKY_RELU", "LeakyReluOptions", alpha=alpha)
+    if x.perm[-1] == 1:
+        slopes = slope.real.reshape([1] * (len(x.shape) - 2) + [-1]).astype(np.float32)
+        made = low.result(call, x.perm)
+        weight = low.builder.constant(f"{name}.slope", slopes)
+        low.emit("PRELU", [low.index(x), weight], [made.tensor])
+        return made
     shape = [1] * len(x.shape)
     if slope.array.size > 1:
         shape[1] = slope.array.size
