@@ -54,8 +54,8 @@ def export(
     Args:
         program: float or quantised program.
         path: a ``.seb`` file or a directory.
-        frontend: the front end the model was trained with; None for a program that starts from
-            plain tensors.
+        frontend: the front end the model was trained with; None takes the program's own
+            (``program.frontend``), and without one the bundle starts from plain tensors.
         formats: some of ``tflite``, ``onnx``, ``pt2`` (the exported torch program as a member).
         labels: of a classifier, one per value of its output; a
             :class:`spectral_edge.Classifier` also says how windows follow each other and what
@@ -79,6 +79,7 @@ def export(
     path = Path(path)
     if labels is not None and not isinstance(labels, Classifier):
         labels = Classifier(tuple(labels))
+    frontend = frontend or program.frontend
     _check(program, frontend, formats)
     _check_labels(program, frontend, labels)
     steps = [*formats, "golden rollout", "bundle"]

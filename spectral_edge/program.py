@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from spectral_edge.errors import StreamError
+from spectral_edge.frontend import StftFrontend
 from spectral_edge.qparams import QParams
 
 __all__ = ["QParams", "StateSpec", "StepProgram", "TensorSpec", "state_input", "state_output"]
@@ -95,6 +96,7 @@ class StepProgram:
         golden_inputs: a real calibration sequence, kept for the golden rollout of a bundle.
         macs: multiply-accumulates of one step at batch 1.
         provenance: plain data about where the program came from.
+        frontend: of a program split from a model that starts at the waveform; None otherwise.
     """
 
     CLOCK: ClassVar[str] = "clock"  # int32 state: hops since the start (programs with lookahead)
@@ -114,6 +116,7 @@ class StepProgram:
     golden_inputs: tuple[torch.Tensor, ...] | None = None
     macs: int = 0
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    frontend: StftFrontend | None = None
 
     @property
     def qparams(self) -> dict[str, QParams]:

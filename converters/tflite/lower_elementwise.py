@@ -360,9 +360,9 @@ def lower_prelu(low: Lowering, call: Call) -> Value:
         alpha = float(slope.real.reshape(-1)[0])
         return _lower_function(low, call, "LEAKY_RELU", "LeakyReluOptions", alpha=alpha)
     if x.perm[-1] == 1:
-        slopes = slope.real.reshape([1] * (len(x.shape) - 2) + [-1]).astype(np.float32)
+        per_channel = slope.real.reshape([1] * (len(x.shape) - 2) + [-1]).astype(np.float32)
         made = low.result(call, x.perm)
-        weight = low.builder.constant(f"{name}.slope", slopes)
+        weight = low.builder.constant(f"{name}.slope", per_channel)
         low.emit("PRELU", [low.index(x), weight], [made.tensor])
         return made
     shape = [1] * len(x.shape)

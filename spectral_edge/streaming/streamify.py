@@ -20,6 +20,7 @@ from spectral_edge.streaming.tidy import tidy
 from spectral_edge.streaming.trace import ClipGraph, trace
 from spectral_edge.streaming.value import Value
 from spectral_edge.streaming.verify import CHECK_LENGTHS, verify
+from spectral_edge.streaming.waveform import SpectralNetwork, Transform, find_transforms, prove
 
 __all__ = ["streamify"]
 
@@ -30,6 +31,7 @@ def streamify(
     time_dim: int | Sequence[int | None],
     *,
     check_lengths: Sequence[int] = CHECK_LENGTHS,
+    sample_rate: int = 16_000,
 ) -> StepProgram:
     """Derive the one-hop program of a causal model and prove it.
 
@@ -44,9 +46,13 @@ def streamify(
             and time count.
         time_dim: time axis, one for all inputs or one per input (None: an input without time).
         check_lengths: lengths in steps of the clips compared; empty skips the comparison.
+        sample_rate: Hz, for the front end of a model that starts at the waveform.
 
     Returns:
-        A float32 program with ``program.run(clip) == model(clip)``.
+        A float32 program with ``program.run(clip) == model(clip)``. A model from waveform to
+        waveform (``torch.stft`` with ``center=False``, or convolutions with a Fourier basis, and
+        the inverse) is split: the program is the network between the transforms, from features to
+        a mask, and ``program.frontend`` does the transforms.
 
     Raises:
         NotStreamable: an op that is not causal with finite lookahead: where, why, what instead.
@@ -63,6 +69,9 @@ def streamify(
         d + t.ndim if d is not None and d < 0 else d for d, t in zip(dims, tensors, strict=True)
     ]
     model = _copy(model).eval()
+    transform = find_transforms(model, tensors)
+    if transform is not None:
+        return _split(model, transform, tensors[0], check_lengths, sample_rate)
     clip = trace(opaque_recurrence(_copy(model)), tensors, dims)
     program = _rewrite(clip)
     if check_lengths:
@@ -71,6 +80,24 @@ def streamify(
             provenance={**program.provenance, "streaming_parity": f"{error:.1e} of the peak"}
         )
     return program.with_(provenance={**program.provenance, "model": type(model).__name__})
+
+
+def _split(
+    model: nn.Module,
+    transform: Transform,
+    wave: torch.Tensor,
+    check_lengths: Sequence[int],
+    sample_rate: int,
+) -> StepProgram:
+    """Stream what stands between the transforms of a model; see :mod:`.waveform`."""
+    network = SpectralNetwork(model, transform, wave, sample_rate).eval()
+    frontend = network.frontend
+    features = torch.zeros(1, frontend.channels, 8, frontend.bins)
+    program = streamify(network, features, 2, check_lengths=check_lengths)
+    if check_lengths:
+        prove(program, network, model, wave)
+    provenance = {**program.provenance, "model": type(model).__name__}
+    return program.with_(frontend=frontend, provenance=provenance)
 
 
 def _copy(model: nn.Module) -> nn.Module:

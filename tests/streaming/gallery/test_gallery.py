@@ -18,6 +18,10 @@ from tests.streaming.support import assert_law, clip_like, randomised
 LENGTHS = (1, 5, 70)  # in steps
 QUICK = ("deep filter", "dtln", "fsmn", "kwt", "rnnoise", "svdf", "tcn")  # the rest is slow
 
+# A float island (layer norm over 33 bands of 16 channels) inside two recurrences: where LiteRT's
+# float32 sums end on the other side of a rounding boundary, the states carry that on for a while.
+RECURRENT_FLOAT_ISLANDS = {"gtcrn": (0.995, 4)}  # share of equal codes, furthest difference
+
 
 def names(*, quick: bool) -> list[object]:
     slow = [pytest.param(n, marks=pytest.mark.slow) for n in GALLERY if n not in QUICK]
@@ -55,8 +59,13 @@ def test_w8a8_codes_on_engines(name: str, tmp_path: Path) -> None:
     int8 = se.quantize(program, clips(program, entry.example))
     bundle = se.export(int8, tmp_path / "network.seb")
     report = se.check(bundle, engines=["litert", "onnxruntime"])
-    assert report.passed, report.table()
     print(report.table())
+    assert all(gate.passed for gate in report.gates), report.table()
+    share, furthest = RECURRENT_FLOAT_ISLANDS.get(name, (1.0, 0))
+    for engine in report.engines:
+        for tensor in engine.tensors:
+            assert tensor.equal >= share, (engine.engine, tensor)
+            assert tensor.max_difference <= furthest, (engine.engine, tensor)
 
 
 def clips(program: se.StepProgram, example: Sequence[torch.Tensor]) -> list[Any]:
