@@ -25,6 +25,9 @@ NCHW, NHWC = (0, 1, 2, 3), (0, 2, 3, 1)
 # States of a program with lookahead, as StepProgram names them (which needs torch): steps taken,
 # and frames of the clip, which the host sets at the end.
 CLOCK, LENGTH, LENGTH_UNKNOWN = "clock", "length", 1 << 30
+# A clock that reaches LENGTH_UNKNOWN reads as the end of the clip, after months. It only tells
+# warm-up from later, so it is set back long before, to where warm-up is long over.
+CLOCK_LIMIT, CLOCK_SET_BACK, CLOCK_EVERY = 1 << 24, 1 << 20, 1 << 20  # the last in hops
 _LAYOUTS = {NCHW: "nchw", NHWC: "nhwc"}
 
 
@@ -78,6 +81,7 @@ class ChannelStream:
         self.engine = engine
         self._overlap = frontend.n_fft - frontend.hop_length
         self._has_end = _has_end(bundle)
+        self._until_clock = CLOCK_EVERY
         self._open, self._shut = _codes(mask, 1.0), _codes(mask, 0.0)
         if bias:
             self._open |= _codes(bias, 0.0)
@@ -105,7 +109,7 @@ class ChannelStream:
         self._calls: tuple[Callable[[], object], ...] = (
             self.frontend.analyze,
             self.engine.invoke,
-            self.engine.hand_over,
+            self._hand_over_and_tick if _is_counter(bundle, CLOCK) else self.engine.hand_over,
             self.frontend.synthesize,
         )
 
@@ -163,6 +167,16 @@ class ChannelStream:
         self.frontend.load_state(state.frontend)
         self.fifo.load_state(state.fifo)
 
+    def _hand_over_and_tick(self) -> None:
+        self.engine.hand_over()
+        self._until_clock -= 1
+        if self._until_clock <= 0:
+            self._until_clock = CLOCK_EVERY
+            states = self.engine.state()
+            if int(states[CLOCK][0]) > CLOCK_LIMIT:
+                states[CLOCK][...] = CLOCK_SET_BACK
+                self.engine.load_state(states)
+
     def _pass_over(self, codes: Mapping[str, int | float]) -> None:
         self.frontend.analyze()
         if isinstance(self.engine, FramedEngine):
@@ -180,15 +194,16 @@ def _codes(entry: TensorEntry, value: float) -> dict[str, int | float]:
     return {entry.name: int(entry.qparams.quantize(np.array([value], np.float32))[0])}
 
 
+def _is_counter(bundle: Bundle, name: str) -> bool:
+    state = bundle.states.get(name)
+    return state is not None and state.dtype == "int32" and state.shape == (1,)
+
+
 def _has_end(bundle: Bundle) -> bool:
     """True for a program whose states include the clip's length, set by the host."""
-    length, clock = bundle.states.get(LENGTH), bundle.states.get(CLOCK)
-    return (
-        length is not None
-        and clock is not None
-        and length.dtype == clock.dtype == "int32"
-        and length.initial_code == LENGTH_UNKNOWN
-    )
+    if not (_is_counter(bundle, CLOCK) and _is_counter(bundle, LENGTH)):
+        return False
+    return bundle.states[LENGTH].initial_code == LENGTH_UNKNOWN
 
 
 def _heads(

@@ -99,6 +99,7 @@ class FramedEngine(StepEngine):
         for name, group in self._groups.items():
             group[...] = held[name]
         self.position = int(position)
+        self._give_out()
 
     def pass_over(self, codes: Mapping[str, int | float]) -> None:
         """Take the frame in and give ``codes`` out, without running the step."""
@@ -119,6 +120,9 @@ class FramedEngine(StepEngine):
             self.inner.invoke()
             for name, array in self.inner.outputs.items():
                 self._groups[name][...] = array
+        self._give_out()
+
+    def _give_out(self) -> None:
         for name, array in self.outputs.items():
             array[...] = self._frame_views[name][self.position]
 

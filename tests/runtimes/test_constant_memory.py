@@ -19,7 +19,9 @@ import sys, time
 import numpy as np
 import spectral_edge as se
 from spectral_edge.device import resident_bytes
+from spectral_edge.runtimes.scheduler.realtime import RealtimeSession
 session = se.open(sys.argv[1])
+live = RealtimeSession(se.open(sys.argv[1], sample_rate=44_100))
 block = (np.random.default_rng(0).standard_normal(777) * 3000).astype(np.int16)
 real = block.astype(np.float32) / 32768
 def push(seconds):
@@ -31,6 +33,8 @@ def push(seconds):
         for _ in range(100):
             session.push(real)
         session.reset()
+        for _ in range(50):
+            live.push(real)
 push(0.5)
 before, _ = resident_bytes()
 push(float(sys.argv[2]))

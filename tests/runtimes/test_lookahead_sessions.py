@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 import spectral_edge as se
+from spectral_edge import audio
 from spectral_edge.program import StepProgram
 from spectral_edge.runtimes import stream
+from spectral_edge.runtimes.files import enhance_file
 from spectral_edge.runtimes.scheduler import SharedEngine
 from tests.runtimes.lookahead import BINS, FRONTEND, LookAhead, TwoFrames, offline
 from tests.tolerances import FLOAT_ENGINES_PCM, SAME_PROGRAM_SNR_DB
@@ -169,6 +171,31 @@ def test_channels_and_sessions_on_one_engine(made: Made) -> None:
         ends = [np.concatenate([*outs[0], one.flush()]), np.concatenate([*outs[1], two.flush()])]
     for end, clip in zip(ends, wanted, strict=True):
         assert np.array_equal(end[one.latency_samples :], clip)
+
+
+def test_the_clock_of_a_long_stream_is_set_back(made: Made) -> None:
+    """After months a clock would read as the end of the clip; nobody hears that it is set back."""
+    clip, session = noise(40 * HOP), se.open(made.w8a8)
+    wanted = np.concatenate([session.push(clip), session.flush()])
+    for cut in (20 * HOP, 21 * HOP):
+        session.push(clip[:cut])
+        state = session.state()
+        for clock in (stream.CLOCK_LIMIT + 5, stream.CLOCK_LIMIT - 5):
+            state.channels[0].model[stream.CLOCK][...] = clock
+            session.load_state(state)
+            session.streams[0]._until_clock = 3
+            seen = session.push(clip[cut:])
+            after = int(session.state().channels[0].model[stream.CLOCK][0])
+            assert (after < stream.CLOCK_LIMIT) == (clock > stream.CLOCK_LIMIT)
+            assert np.array_equal(np.concatenate([seen, session.flush()]), wanted[cut:])
+
+
+def test_files_are_what_process_gives(made: Made, tmp_path: Path) -> None:
+    clip = noise(16_000)
+    audio.write(tmp_path / "in.wav", clip, 16_000)
+    enhance_file(made.w8a8, tmp_path / "in.wav", tmp_path / "out.wav")
+    with se.open(made.w8a8) as session:
+        assert np.array_equal(audio.read(tmp_path / "out.wav")[0][:, 0], session.process(clip))
 
 
 def test_resampled_clips_end_as_the_model_does(made: Made) -> None:
