@@ -52,6 +52,8 @@ def _data_recipe(kind: str, mels: int, frames: int, root: Path | None) -> Classi
     features: dict[str, Any] = {"mels": mels, "frames": frames}
     if kind == "toy_kws":
         data = {"kind": kind, "classes": 10, "examples": [320, 80, 160]}
+    elif kind == "toy_tag":
+        data = {"kind": kind, "examples": [320, 80, 160], "options": {"seconds": 1.0}}
     elif kind == "toy_words":  # other words, for a start to transfer from
         data = {"kind": "toy_kws", "classes": 20, "examples": [320, 40, 40], "options": {"seed": 7}}
     elif kind == "toy_img":
@@ -76,11 +78,19 @@ def window_frames(context: Context) -> int:
 
 
 def splits_for(context: Context, kind: str, mels: int = 64, frames: int | None = None) -> Splits:
-    """Return (train, val, test) of ``kind`` ``audio`` or ``image`` for a preset, from memory."""
+    """Return (train, val, test) of a kind of data for a preset, from memory.
+
+    Args:
+        context: its preset decides between synthetic and real data.
+        kind: ``audio``, ``image``, ``tags`` (several labels) or ``other_words``.
+        mels: bands.
+        frames: of a window; None takes :func:`window_frames`.
+    """
     frames = frames or window_frames(context)
-    name = {"audio": "toy_kws", "image": "toy_img", "other_words": "toy_words"}[kind]
+    synthetic = {"tags": "toy_tag", "other_words": "toy_words"}
+    name = {"audio": "toy_kws", "image": "toy_img", **synthetic}[kind]
     if not context.toy:
-        name = {"audio": context.audio, "image": "images", "other_words": "toy_words"}[kind]
+        name = {"audio": context.audio, "image": "images", **synthetic}[kind]
     return _splits(name, mels, frames, None if context.toy else context.data_root)
 
 
@@ -122,13 +132,17 @@ def classify_once(
     model = make()
     train, val, test = data
     fit_classifier(model, train, val, training(context, seed, **changes))
-    value = evaluate_classifier(model, test)["accuracy"]
+    value = _score(evaluate_classifier(model, test))
     int8 = None
     if context.int8 or force_int8:
         with suppress(ConversionError):  # such as an FFT: no integer form, the column stays empty
-            int8 = int8_scores(model, train.inputs[:CALIBRATION], test)["accuracy"]
+            int8 = _score(int8_scores(model, train.inputs[:CALIBRATION], test))
     more = extras(model) if extras is not None else {}
     return Outcome(value, model, test.inputs[:1], int8, more)
+
+
+def _score(scores: dict[str, float]) -> float:
+    return scores.get("accuracy", scores.get("map", 0.0))
 
 
 def int8_program(model: nn.Module, calibration: Tensor, **spectrum: bool) -> StepProgram:

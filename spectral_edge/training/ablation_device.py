@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 import spectral_edge as se
-from spectral_edge.models import saf_edge_nano, saf_edge_s, saf_edge_xs
+from spectral_edge.models import MODELS
 from spectral_edge.models.ast import ast_model
 from spectral_edge.models.aum import aum_model
+from spectral_edge.models.counters import parameter_count
 from spectral_edge.models.dsm import dsm_model
 from spectral_edge.models.dsm_stream import dsm_stream_model
 from spectral_edge.models.window import window_program
@@ -31,11 +33,9 @@ def variants(experiment: str, context: Context) -> Iterator[Variant]:
     frontend = se.StftFrontend()
     hop_ms = 1000.0 / frontend.hops_per_second
     streams: dict[str, tuple[Callable[[], nn.Module], Tensor, float]] = {
-        "saf_edge_nano": (lambda: saf_edge_nano(frontend), torch.zeros(1, 3, 4, 257), hop_ms),
-        "saf_edge_xs": (lambda: saf_edge_xs(frontend), torch.zeros(1, 3, 4, 257), hop_ms),
-        "saf_edge_s": (lambda: saf_edge_s(frontend), torch.zeros(1, 3, 4, 257), hop_ms),
         "fftp_aum_xs": (lambda: aum_model("fftp_aum_xs"), torch.zeros(1, 1, 48, 40), FRAME_MS),
         "fftp_aum_s": (lambda: aum_model("fftp_aum_s"), torch.zeros(1, 1, 48, 64), FRAME_MS),
+        "fftp_aum_m": (lambda: aum_model("fftp_aum_m"), torch.zeros(1, 1, 48, 64), FRAME_MS),
         "fftp_ast_stream": (
             lambda: ast_model("fftp_ast_stream"), torch.zeros(1, 1, 48, 64), FRAME_MS,
         ),
@@ -46,10 +46,17 @@ def variants(experiment: str, context: Context) -> Iterator[Variant]:
         "dsm_kws_m": (lambda: dsm_model("dsm_kws_m"), torch.zeros(1, 1, 96, 64)),
         "fftp_ast_xs": (lambda: ast_model("fftp_ast_xs"), torch.zeros(1, 1, 100, 40)),
         "fftp_ast_s": (lambda: ast_model("fftp_ast_s"), torch.zeros(1, 1, 100, 64)),
+        "fftp_ast_m": (lambda: ast_model("fftp_ast_m"), torch.zeros(1, 1, 100, 64)),
+        "dsm_tag": (lambda: dsm_model("dsm_tag"), torch.zeros(1, 1, 256, 64)),
+        "dsm_img96": (lambda: dsm_model("dsm_img96"), torch.zeros(1, 3, 96, 96)),
+        "dsm_img128": (lambda: dsm_model("dsm_img128"), torch.zeros(1, 3, 128, 128)),
     }
+    for name in ("nano", "xs", "s", "m", "l"):
+        make = partial(MODELS[f"saf_edge_{name}"], frontend)
+        streams[f"saf_edge_{name}"] = (make, torch.zeros(1, 3, 4, 257), hop_ms)
     runs = 60 if context.toy else 1000
-    for name, (make, example, period) in streams.items():
-        yield Variant(name, _stream_runner(make, example, period, runs))
+    for name, (build_stream, example, period) in streams.items():
+        yield Variant(name, _stream_runner(build_stream, example, period, runs))
     for name, (build, window) in windows.items():
         yield Variant(f"{name} (window)", _window_runner(build, window, runs))
 
@@ -62,7 +69,7 @@ def _stream_runner(
         model = make().eval()
         ready = getattr(model, "deployable", lambda: model)()
         program = se.streamify(ready, example, time_dim=2, check_lengths=())
-        return _timed(program, period_ms * program.hop_multiple, runs)
+        return _timed(model, program, period_ms * program.hop_multiple, runs)
 
     return run
 
@@ -72,12 +79,13 @@ def _window_runner(
 ) -> Callable[[int], Outcome]:
     def run(seed: int) -> Outcome:
         torch.manual_seed(seed)
-        return _timed(window_program(make(), example), WINDOW_MS, runs)
+        model = make()
+        return _timed(model, window_program(model, example), WINDOW_MS, runs)
 
     return run
 
 
-def _timed(program: StepProgram, period_ms: float, runs: int) -> Outcome:
+def _timed(model: nn.Module, program: StepProgram, period_ms: float, runs: int) -> Outcome:
     inputs = [torch.randn(t.shape) for t in program.inputs]
     states = program.initial_states(1)
     times = []
@@ -92,5 +100,6 @@ def _timed(program: StepProgram, period_ms: float, runs: int) -> Outcome:
         "p99 (ms)": p99, "real-time factor": p50 / period_ms, "MMAC per step": program.macs / 1e6,
         "MMAC/s": program.macs / 1e3 / period_ms, "state values": float(program.state_elements),
         "nodes": float(program.node_count),
+        "w8a8 weights + state (KB)": (parameter_count(model) + program.state_elements) / 1024,
     }  # fmt: skip
-    return Outcome(p50, None, None, None, extras)
+    return Outcome(p50, model, None, None, extras)

@@ -71,8 +71,10 @@ def _build(size: AstSize | AumSize) -> nn.Module:
     return Ast(size) if isinstance(size, AstSize) else Aum(size)
 
 
-def _trained(label: str, context: Context, size: AstSize | AumSize, **changes: Any) -> Variant:
-    data = splits_for(context, "audio")
+def _trained(
+    label: str, context: Context, size: AstSize | AumSize, kind: str = "audio", **changes: Any
+) -> Variant:
+    data = splits_for(context, kind)
     tokens = float(size.tokens)
 
     def run(seed: int) -> Outcome:
@@ -100,6 +102,15 @@ def _patch_shapes(context: Context) -> Iterator[Variant]:
         yield _trained(label, context, _square(size, (frames, mels), step))
     for frames in (2, 4, 5, 8, 12, 16):
         yield _trained(f"{MELS}x{frames} (full)", context, size.full_frequency(frames))
+    if not context.toy:
+        return
+    tags = replace(size, classes=len(splits_for(context, "tags")[0].classes))
+    for label, patched in (
+        ("16x16 s16", _square(tags, (16, 16), (16, 16))),
+        (f"{MELS}x4 (full)", tags.full_frequency(4)),
+        (f"{MELS}x8 (full)", tags.full_frequency(8)),
+    ):
+        yield _trained(f"tags: {label}", context, patched, "tags", run__loss="bce")
 
 
 def _equal_tokens(context: Context) -> Iterator[Variant]:

@@ -138,7 +138,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         Experiment("D6", "does DSM keep high frequencies?", _ACC, _DSM),
         Experiment("D7", "integer spectrum", "SQNR (dB)", _DSM),
         Experiment("D8", "streaming DSM", _ACC, _DSM),
-        Experiment("F1", "patch shape", _ACC, _FFTP),
+        Experiment("F1", "patch shape", _ACC, _FFTP, note="tags: mean average precision"),
         Experiment("F2", "shape or token count?", _ACC, _FFTP),
         Experiment("F3", "parts of SpecMask", _ACC, _FFTP),
         Experiment("F4", "masking budget", _ACC, _FFTP),

@@ -14,6 +14,7 @@ from spectral_edge.errors import SpecError
 from spectral_edge.layers.spec_mask import Masking, SpecAugment, SpecMask
 
 from .classify_recipe import AugmentRecipe, FeatureRecipe
+from .rand_augment import rand_augment
 
 __all__ = ["Augment", "as_vectors", "make_mask"]
 
@@ -56,6 +57,7 @@ class Augment:
     ) -> None:
         self.recipe, self.classes = recipe, classes
         self.scale, self.offset = 2.0 * features.std, features.mean
+        self.lazy = features.lazy
         self.mask = make_mask(recipe.mask, recipe.mask_options)
         self.rng = np.random.default_rng(seed)
 
@@ -63,6 +65,8 @@ class Augment:
         """Return changed inputs and soft targets, float32[batch, classes]."""
         recipe = self.recipe
         targets = as_vectors(targets, self.classes)
+        if recipe.rand and not self.lazy:  # lazy images are changed in loader workers
+            inputs = self._rand(inputs)
         if recipe.flip or recipe.shift:
             inputs = self._moved(inputs)
         if recipe.roll:
@@ -90,6 +94,12 @@ class Augment:
     def _uniform(self, low: float, high: float, like: Tensor) -> Tensor:
         values = self.rng.uniform(low, high, (len(like), 1, 1, 1)).astype(np.float32)
         return torch.from_numpy(values).to(like.device)
+
+    def _rand(self, images: Tensor) -> Tensor:
+        pixels = ((images.cpu() + 1.0) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1)
+        changed = np.stack([rand_augment(image, self.rng) for image in pixels.numpy()])
+        result = torch.from_numpy(changed).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        return result.to(images.device)
 
     def _moved(self, images: Tensor) -> Tensor:
         rows = []

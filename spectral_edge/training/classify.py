@@ -430,7 +430,8 @@ def train_classifier(
         if recipe.features.lazy:
             examples = load_examples(recipe.data, split, recipe.seed)
             report_missing(examples, progress)
-            return LazyFeatures(examples, recipe.features)
+            rand = recipe.augment.rand and split == "train"
+            return LazyFeatures(examples, recipe.features, rand=rand)
         return load_features(recipe, split, progress)
 
     train, validation = inputs("train"), inputs("val")

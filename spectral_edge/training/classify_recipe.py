@@ -95,6 +95,7 @@ class AugmentRecipe:
         gain: largest shift of log-mel, as a change of level, in units of the features.
         flip: mirror images left-right at random.
         shift: most pixels that an image is shifted by.
+        rand: change images by RandAugment (m 9, std 0.5); needs Pillow.
         erase: probability that a rectangle of an image (2…33 % of it) becomes noise.
     """
 
@@ -109,6 +110,7 @@ class AugmentRecipe:
     gain: float = 0.0
     flip: bool = False
     shift: int = 0
+    rand: bool = False
     erase: float = 0.0
 
 

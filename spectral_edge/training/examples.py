@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from .labelled import (
     image_features,
 )
 from .log_mel import LogMel
+from .rand_augment import rand_augment
 from .synthetic import TOY_SETS, toy_set
 
 __all__ = [
@@ -151,15 +153,32 @@ def report_missing(examples: LabelledSet, progress: Progress | None) -> None:
         progress(found, found + absent, f"{examples.name}: {absent} listed clips are not there")
 
 
+def _changed(load: Callable[[int], Any]) -> Callable[[int], Any]:
+    def changed(index: int) -> Any:
+        seed = int(torch.randint(2**62, ()))
+        return rand_augment(load(index), np.random.default_rng(seed))
+
+    return changed
+
+
 class LazyFeatures(Dataset[tuple[Tensor, Tensor]]):
     """Features computed when they are asked for; for data larger than memory.
+
+    Args:
+        examples: clips or images.
+        features: what the network sees.
+        rand: change images by RandAugment, as torch's generator of the worker says.
 
     Attributes:
         classes: label names.
         targets: int64[examples] or float32[examples, classes].
     """
 
-    def __init__(self, examples: LabelledSet, features: FeatureRecipe) -> None:
+    def __init__(
+        self, examples: LabelledSet, features: FeatureRecipe, *, rand: bool = False
+    ) -> None:
+        if rand:
+            examples = replace(examples, load=_changed(examples.load))
         self.examples, self.features = examples, features
         self.front = log_mel_of(features, examples.sample_rate)
         self.classes = examples.classes
