@@ -265,3 +265,10 @@ def test_resumed_runs_remember_the_best_weights(tmp_path: Path) -> None:
     ruined = {"run.epochs": 3, "run.lr": 0.01, "run.schedule": "constant", "augment.noise": 90.0}
     again = train_classifier(tiny(**ruined), out=tmp_path, resume=True)
     assert again.scores["accuracy"] >= min(0.5, first.scores["accuracy"])
+
+
+def test_stops_early_in_half_precision_and_logs(tmp_path: Path) -> None:
+    still = {"run.epochs": 6, "run.lr": 1e-12, "run.patience": 1, "run.precision": "bf16-mixed"}
+    result = train_classifier(tiny(**still), out=tmp_path)
+    assert len(result.history) < 6
+    assert any((tmp_path / "tiny" / "logs").glob("events.*"))
