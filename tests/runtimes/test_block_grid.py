@@ -115,3 +115,27 @@ def test_hops_leave_nothing_behind(tiny: Path, rate: int, dtype: type) -> None:
     # a resampler delivers in bursts: what waits to be given out is now more and now less
     assert abs(after - before) < (2_000 if rate == 16_000 else 16_000)
     assert peak - before < 64_000
+
+
+def test_a_hop_takes_no_memory(tiny: Path) -> None:
+    """From the caller's buffer to the caller's buffer, with a deadline: views and numbers only."""
+    block, out = np.ones(300, np.int16), np.empty(300, np.int16)
+    with se.open(tiny) as session:
+        live = RealtimeSession(session)
+        live.push(block)  # gives the hops a deadline
+        fifo = session.streams[0].fifo
+        for _ in range(100):
+            fifo.exchange(block, out)
+        tracemalloc.start()
+        try:
+            fifo.exchange(block, out)
+            before, _ = tracemalloc.get_traced_memory()
+            tracemalloc.reset_peak()
+            for _ in range(3000):
+                fifo.exchange(block, out)
+            after, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert live.counters.hops > 3000
+    assert after - before < 512
+    assert peak - before < 1536  # less than one hop of audio and its features
