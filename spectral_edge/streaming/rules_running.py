@@ -116,10 +116,13 @@ def _arange(ctx: Rewriter, node: fx.Node) -> Value:
     if not isinstance(start, (int, float)) or step != 1:
         raise refusal(node, "it counts frames from the end", "count from the first frame")
     chunk = int(rate * ctx.hop)
+    kept = torch.int32 if val.dtype is torch.int64 else val.dtype  # files keep no int64 states
     memory = ctx.remember(
-        lambda _: torch.full((1,), start, dtype=val.dtype), None, "frame_count", exact=True
+        lambda _: torch.full((1,), start, dtype=kept), None, "frame_count", exact=True
     )
     now = ctx.emit(_aten.slice.Tensor, (memory.node, 0, 0, 1))
+    if kept is not val.dtype:
+        now = ctx.emit(_aten.to.dtype, (now, val.dtype))
     memory.following = ctx.emit(_aten.add.Scalar, (memory.node, chunk))
     if chunk > 1:
         ramp = ctx.constant(torch.arange(chunk, dtype=val.dtype), "ramp")

@@ -136,8 +136,20 @@ def _rewrite(clip: ClipGraph) -> StepProgram:
         receptive_field=None if past >= rewriter.UNBOUNDED else ceil(past) + delay + 1,
         hop_multiple=rewriter.hop,
     )
+    before = _census(program)
     tidy(program.module, lambda batch: _zeros(program, batch))
-    return program.with_(macs=_count_macs(program))
+    graph = {"derived": before, "tidied": _census(program)}
+    return program.with_(macs=_count_macs(program), provenance={"graph": graph})
+
+
+def _census(program: StepProgram) -> dict[str, int]:
+    """Count what costs time and memory besides arithmetic."""
+    targets = [str(n.target) for n in program.module.graph.nodes if n.op == "call_function"]
+    return {
+        "nodes": program.node_count,
+        "transposes": sum(t.startswith(("aten.permute", "aten.transpose")) for t in targets),
+        "state_values": program.state_elements,
+    }
 
 
 def _input_shape(x: torch.Tensor, axis: int | None, hop: int) -> tuple[int, ...]:
