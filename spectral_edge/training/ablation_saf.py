@@ -66,7 +66,7 @@ class Setting:
 
 
 TOY = Setting()
-FULL = Setting(16_000, 320, 2.0, 400, 24, 2000, 4, 2e-3, 16)
+FULL = Setting(16_000, 320, 1.0, 600, 48, 2000, 4, 3e-3, 16)
 
 
 def _setting(context: Context) -> Setting:
