@@ -13,7 +13,7 @@ CONSTRAINTS := $(if $(PYTHON),$(shell $(PYTHON) -c "import sys; sys.version_info
 
 TORCH       := torch==2.13.0
 TORCH_INDEX ?=
-EXTRAS      := train,onnx,litert,tflite,audio,demo,dev
+EXTRAS      := train,onnx,litert,tflite,audio,live,demo,dev
 METRICS     := 'pesq>=0.0.4' 'pystoi>=0.4'  # the extra `metrics`
 
 WAV  ?=
