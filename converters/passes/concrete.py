@@ -57,8 +57,8 @@ class _Recorder(torch.fx.Interpreter):
         result = super().run_node(n)
         if n.op != "output":
             n.meta["val"] = _describe(result)
-        if n.op == "get_attr":
-            self.constant.add(n)
+        if n.op == "get_attr" or (n.op == "call_function" and isinstance(result, int | float)):
+            self.constant.add(n)  # sizes are numbers at these shapes
         elif n.op == "call_function" and all(p in self.constant for p in n.all_input_nodes):
             if isinstance(result, torch.Tensor) and not _keeps_codes(n):
                 self.constant.add(n)

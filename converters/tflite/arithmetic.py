@@ -15,7 +15,7 @@ from .lowering import Lowering
 from .schema import schema
 from .values import Const, Value
 
-__all__ = ["MAX_RATIO", "MIN_PRODUCT_RATIO", "MIN_RATIO", "binary", "cast", "unary"]
+__all__ = ["MAX_RATIO", "MIN_PRODUCT_RATIO", "MIN_RATIO", "binary", "cast", "common_dtype", "unary"]
 
 MIN_RATIO, MAX_RATIO = 2.0**-10, 2.0**8 - 1  # of a summand's scale to the sum's
 MIN_PRODUCT_RATIO = 2.0**-16  # of the product of two scales to the result's
@@ -101,7 +101,7 @@ def binary(
 
     Without ``qparams`` the operands are cast to float32, or stay integers where both are.
     """
-    dtype = _common_dtype(a, b)
+    dtype = common_dtype(a, b)
     operands = [
         _extended(cast(low, o, dtype) if qparams is None else o, len(shape))
         if isinstance(o, Value)
@@ -126,7 +126,7 @@ def binary(
     return made
 
 
-def _common_dtype(a: Value | Const, b: Value | Const) -> str:
+def common_dtype(a: Value | Const, b: Value | Const) -> str:
     """Dtype in which two unquantised operands meet, as torch promotes them."""
     dtypes = {o.dtype for o in (a, b) if isinstance(o, Value)}
     constants = {o.array.dtype.name for o in (a, b) if isinstance(o, Const)}

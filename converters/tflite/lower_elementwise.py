@@ -15,6 +15,7 @@ from .arithmetic import (
     MIN_RATIO,
     binary,
     cast,
+    common_dtype,
     unary,
 )
 from .lowering import MAX_PRODUCT_RATIO, RELU_RANGES, Bounds, Call, Lowering, lowers
@@ -127,7 +128,9 @@ def lower_mul(low: Lowering, call: Call) -> Value:
 
 @lowers("aten.div", fuses=True)
 def lower_div(low: Lowering, call: Call) -> Value:
-    """DIV, or MUL by the reciprocal of a constant power of two (exact)."""
+    """DIV; FLOOR_DIV of whole numbers."""
+    if call.args.get("rounding_mode") == "floor" and common_dtype(*_both(call)) == "int32":
+        return binary(low, "FLOOR_DIV", *_both(call), call.name, call.shape)
     if call.args.get("rounding_mode") is not None:
         raise low.unsupported(call.node, "rounding division has no lowering")
     a, b = (cast(low, o, "float32") if isinstance(o, Value) else o for o in _both(call))
@@ -352,7 +355,7 @@ def lower_softplus(low: Lowering, call: Call) -> Value:
 
 @lowers("aten.prelu")
 def lower_prelu(low: Lowering, call: Call) -> Value:
-    """LEAKY_RELU for one slope, PRELU for channels that lie last, else RELU(x) - slope · RELU(-x)."""
+    """LEAKY_RELU for one slope, PRELU for channels that lie last, else of two RELUs."""
     x, slope, name = call["self"], call["weight"], call.name
     if not isinstance(slope, Const):
         raise low.unsupported(call.node, "its slope is not a constant")

@@ -312,9 +312,17 @@ class Rewriter:
         self.states.append(state)
         return state
 
-    def keep_frame(self, value: Value, fill: float = 0.0, *, exact: bool = False) -> memory.Kept:
-        """Add a state for one frame of ``value`` that starts as ``fill``."""
-        shape, dtype = memory.zeros_like_frame(self, value, 1)
+    def keep_frame(
+        self,
+        value: Value,
+        fill: float = 0.0,
+        *,
+        exact: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> memory.Kept:
+        """Add a state for one frame of ``value`` that starts as ``fill``, in its dtype or another."""
+        shape, own = memory.zeros_like_frame(self, value, 1)
+        dtype = dtype or own
         return memory.Kept(self, shape, lambda _: torch.full(shape, fill, dtype=dtype), exact=exact)
 
     def _state_name(self, base: str) -> str:

@@ -46,7 +46,13 @@ def _running(
         value = edges.held(ctx, value, fill, at_start=True, at_end=False)
     axis = value.axis
     assert axis is not None
-    memory = ctx.keep_frame(value, 0.0 if from_first else fill, exact=True)
+    made = torch.utils._pytree.tree_leaves(node.meta["val"])[0]
+    wide = made.dtype is torch.int64  # files keep no int64 states
+    if wide:
+        value = replace(value, node=ctx.emit(_aten.to.dtype, (value.node, torch.int32)))
+    memory = ctx.keep_frame(
+        value, 0.0 if from_first else fill, exact=True, dtype=torch.int32 if wide else None
+    )
     total, frames, chunk = memory.node, [], ctx.chunk(value)
     for i in range(chunk):
         frame = value.node
@@ -60,6 +66,8 @@ def _running(
         frames.append(total)
     memory.becomes(total)
     out = frames[0] if chunk == 1 else ctx.emit(_aten.cat.default, (frames, axis))
+    if wide:
+        out = ctx.emit(_aten.to.dtype, (out, torch.int64))
     return replace(value, node=out, clip=node, past=ctx.UNBOUNDED)
 
 
