@@ -12,8 +12,9 @@ rounds once. Such engines, and torch with float32 sums, then give the same integ
 - Sums and changes of scale: all tensors joined by them take odd multiples of one power of two as
   scales (at most 3 % more).
 - Products: the scale of the result moves (by at most 5 %). One that is part of a sum gets a power
-  of two: its values are then exact in float32 and may lie on a boundary, which all engines round
-  half to even. Zero points are even, so that they may be added before or after rounding.
+  of two, and its factors scales of few bits: its values are then exact in float32 and may lie on a
+  boundary, which all engines round half to even. Zero points are even, so that they may be added
+  before or after rounding.
 
 Kernels that round twice (tflite-runtime 2.14) still differ by a code now and then.
 """
@@ -73,6 +74,7 @@ def separate(module: fx.GraphModule) -> None:
     _even_zero_points(module)
     summed = _separate_sums(module)
     settled = set(summed)
+    _shorten_factors(module, settled)
     for node in module.graph.nodes:
         if node.target in _PRODUCTS:
             _separate_product(module, node, settled)
@@ -142,6 +144,21 @@ def _separate_sums(module: fx.GraphModule) -> list[ActivationQuantizer]:
                 only_product = q in products and q not in results
                 _move(q, _power(scale) if only_product else _odd_multiple(scale, unit))
     return list(parent)
+
+
+def _shorten_factors(module: fx.GraphModule, settled: set[ActivationQuantizer]) -> None:
+    """Give factors of the products that sums have settled scales of few bits; settles them, too."""
+    products = [n for n in module.graph.nodes if n.target in _PRODUCTS]
+    results = {_result(module, n) for n in products}
+    for node in reversed(products):
+        if _result(module, node) not in settled:
+            continue
+        for factor in _operands(module, node):
+            if factor.fixed is None and factor not in settled:
+                scale = factor.qparams().scale
+                unit = 2.0 ** (floor(log2(scale)) - _UNIT_BITS)
+                _move(factor, _power(scale) if factor in results else _odd_multiple(scale, unit))
+                settled.add(factor)
 
 
 def _power(scale: float) -> float:
