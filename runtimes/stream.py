@@ -40,6 +40,9 @@ class ChannelState:
     fifo: dict[str, Any]
 
 
+AUDIO_HEADS = ("mask", "complex_mask", "mask_bias")
+
+
 def check_streamable(bundle: Bundle) -> StftFrontend:
     """Return the front end of a bundle that turns audio into audio.
 
@@ -52,9 +55,10 @@ def check_streamable(bundle: Bundle) -> StftFrontend:
         raise RuntimeUnfit(
             f"{name} has {seen}; a session needs an StftFrontend, see spectral_edge.export"
         )
-    if not isinstance(frontend, StftFrontend) or frontend.head not in ("mask", "mask_bias"):
+    if frontend.head not in AUDIO_HEADS:
         raise RuntimeUnfit(
-            f"{name} has head {frontend.head!r}; a session makes audio from 'mask' or 'mask_bias'"
+            f"{name} has head {frontend.head!r}; a session makes audio from one of "
+            f"{', '.join(AUDIO_HEADS)}"
         )
     if len(bundle.inputs) != 1:
         raise RuntimeUnfit(f"{name} has {len(bundle.inputs)} inputs; a session feeds one")
@@ -82,7 +86,15 @@ class ChannelStream:
         self._overlap = frontend.n_fft - frontend.hop_length
         self._has_end = _has_end(bundle)
         self._until_clock = CLOCK_EVERY
+        ports = [engine.ports.inputs[source.name], engine.ports.outputs[mask.name]]
+        if bias:
+            ports.append(engine.ports.outputs[bias.name])
+        layout = _layout(ports)
         self._open, self._shut = _codes(mask, 1.0), _codes(mask, 0.0)
+        if frontend.head == "complex_mask":  # 1 + 0i
+            one, zero = self._open[mask.name], self._shut[mask.name]
+            shape = (1, 2, 1, 1) if layout == "nchw" else (1, 1, 1, 2)
+            self._open = {mask.name: np.array([one, zero]).reshape(shape)}
         if bias:
             self._open |= _codes(bias, 0.0)
             self._shut |= _codes(bias, 0.0)
@@ -95,16 +107,13 @@ class ChannelStream:
             delay=latency_frames(bundle),
         )
         self.fifo = HopFifo(frontend.hop_length, self.hop)
-        ports = [engine.ports.inputs[source.name], engine.ports.outputs[mask.name]]
-        if bias:
-            ports.append(engine.ports.outputs[bias.name])
         self.frontend.bind(
             self.fifo.hop_in,
             engine.inputs[source.name],
             engine.outputs[mask.name],
             engine.outputs[bias.name] if bias else None,
             self.fifo.hop_out,
-            layout=_layout(ports),
+            layout=layout,
         )
         self._calls: tuple[Callable[[], object], ...] = (
             self.frontend.analyze,
@@ -177,17 +186,17 @@ class ChannelStream:
                 states[CLOCK][...] = CLOCK_SET_BACK
                 self.engine.load_state(states)
 
-    def _pass_over(self, codes: Mapping[str, int | float]) -> None:
+    def _pass_over(self, codes: Mapping[str, Any]) -> None:
         self.frontend.analyze()
         if isinstance(self.engine, FramedEngine):
             self.engine.pass_over(codes)
         else:
             for name, code in codes.items():
-                self.engine.outputs[name].fill(code)
+                self.engine.outputs[name][...] = code
         self.frontend.synthesize()
 
 
-def _codes(entry: TensorEntry, value: float) -> dict[str, int | float]:
+def _codes(entry: TensorEntry, value: float) -> dict[str, Any]:
     """Return by name what a tensor holds where its real value is ``value``, saturated."""
     if entry.qparams is None:
         return {entry.name: value}
@@ -212,7 +221,7 @@ def _heads(
     """Return the feature input, the mask output and, for head mask_bias, the bias output."""
     outputs = {t.name: t for t in bundle.outputs}
     expected = {"mask", "bias"} if frontend.head == "mask_bias" else {"mask"}
-    if frontend.head == "mask" and len(outputs) == 1:
+    if frontend.head != "mask_bias" and len(outputs) == 1:
         outputs = {"mask": bundle.outputs[0]}
     if set(outputs) != expected:
         raise RuntimeUnfit(

@@ -101,15 +101,15 @@ class FramedEngine(StepEngine):
         self.position = int(position)
         self._give_out()
 
-    def pass_over(self, codes: Mapping[str, int | float]) -> None:
+    def pass_over(self, codes: Mapping[str, Any]) -> None:
         """Take the frame in and give ``codes`` out, without running the step."""
         self._collect()
         if self.position == self.frames:
             self.position = 0
             for name, code in codes.items():
-                self._groups[name].fill(code)
+                self._groups[name][...] = code
         for name, code in codes.items():
-            self.outputs[name].fill(code)
+            self.outputs[name][...] = code
 
     def _invoke(self) -> None:
         self._collect()
