@@ -31,6 +31,7 @@ LOG_MEL_CODES_DIFFERENT = 5e-4  # share of int8 codes, max difference 1
 PCEN_RELATIVE = 1e-3
 DCT_SNR_DB = 75.0
 ZOO_SI_SDR_GAIN_DB = 1.0  # shipped weights over the noisy input, six hard validation files
+ZOO_KEYWORD_ACCURACY = 0.84  # shipped keyword net, every third validation clip (measured 0.89)
 EXACT_GRADIENT_COSINE = 1 - 1e-7  # of the integer STFT's loss against the float STFT's
 TORCH_CODES_EQUAL = 0.998  # fake-quant torch (float32 sums) against the integer golden rollout
 ONNXRUNTIME_CODES_EQUAL_WITH_TIES = 0.98  # one code of 256 lies exactly on a rounding boundary

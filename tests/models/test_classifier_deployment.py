@@ -72,8 +72,8 @@ CASES = {
     "fftp_aum_tag": Case("fftp_aum_tag", "stream", (100, 64)),
     "fftp_aum_s, integer norm": Case("fftp_aum_s", "stream", (100, 64), INTEGER_AUM),
 }
-# The contract wants 99.5 % equal codes on LiteRT and 99.8 % on ONNX Runtime, at most 1 apart. One flip
-# of a code deep inside is enlarged on the way out: random weights give logits of small range.
+# The contract wants 99.5 % equal codes on LiteRT and 99.8 % on ONNX Runtime, at most 1 apart. One
+# flip of a code deep inside is enlarged on the way out: random weights give logits of small range.
 FAILS = {
     "dsm_kws_m": "LiteRT and ONNX Runtime: 95.0 % of 80 output codes equal, max 1",
     "fftp_aum_xs": "ONNX Runtime: 96.3 % of 300 output codes equal, max 1; LiteRT 100 %",
