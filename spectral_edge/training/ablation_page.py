@@ -26,11 +26,12 @@ Written by `python -m spectral_edge.training.ablation_page FOLDER -o docs/ablati
 runs on synthetic data with small networks and short training: it says how variants behave against
 one another, not how good a network is, and a few seeds leave wide margins. `full` takes real
 recordings and images, here with a fraction of the training a recipe gives (`--effort`), so its
-figures are low, too. The sentence below a table compares the spread over seeds with the
-differences; where it names several variants, the table does not say which is best. `int8 delta`
-is the change of the metric by w8a8 post-training quantisation; an empty cell means the network
-has no integer form (an FFT inside). Milliseconds are PyTorch's on one thread of a shared machine
-and only rough.
+figures are low, too. Seeds and effort are as small as they are so that the whole page takes one
+to two hours of one processor core; the same commands take more of both. The sentence below a
+table compares the spread over seeds with the differences; where it names several variants, the
+table does not say which is best. `int8 delta` is the change of the metric by w8a8 post-training
+quantisation; an empty cell means the network has no integer form (an FFT inside). Milliseconds
+are PyTorch's on one thread of a shared machine and only rough.
 """
 SECTIONS = {"toy": "## Synthetic data", "full": "## Real data"}
 
