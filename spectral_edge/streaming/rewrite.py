@@ -320,7 +320,7 @@ class Rewriter:
         exact: bool = False,
         dtype: torch.dtype | None = None,
     ) -> memory.Kept:
-        """Add a state for one frame of ``value`` that starts as ``fill``, in its dtype or another."""
+        """Add a state for one frame of ``value``, filled; of its dtype unless told another."""
         shape, own = memory.zeros_like_frame(self, value, 1)
         dtype = dtype or own
         return memory.Kept(self, shape, lambda _: torch.full(shape, fill, dtype=dtype), exact=exact)
