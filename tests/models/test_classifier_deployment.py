@@ -76,9 +76,6 @@ CASES = {
 # flip of a code deep inside is enlarged on the way out: random weights give logits of small range.
 FAILS = {
     "dsm_kws_m": "LiteRT and ONNX Runtime: 95.0 % of 80 output codes equal, max 1",
-    "fftp_aum_xs": "ONNX Runtime: 96.3 % of 300 output codes equal, max 1; LiteRT 100 %",
-    "fftp_aum_s": "ONNX Runtime: 75.3 % of 300 output codes equal, max 1; LiteRT 100 %",
-    "fftp_aum_tag": "ONNX Runtime: 64.0 % of 150 output codes equal, max 2; LiteRT 100 %",
 }
 
 
