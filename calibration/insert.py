@@ -24,13 +24,14 @@ from .fake_quant import (
     BiasQuantizer,
     WeightQuantizer,
 )
-from .graph import add_constant, arguments, copy_graph, get_constant, output_nodes
+from .graph import add_constant, arguments, copy_graph, get_constant, output_nodes, record_values
 from .normalise import normalise
 from .observers import Observer
 from .ops import WEIGHTED
 from .quantizer import REQUANTIZE, Annotation, annotate, moves_codes, reads_codes
 
 __all__ = [
+    "REDUCES",
     "activation_qparams",
     "freeze_graph",
     "insert_quantizers",
@@ -38,6 +39,7 @@ __all__ = [
     "quantizers",
 ]
 
+REDUCES = "spectral_edge.reduces"  # meta key: elements that a mean is taken of
 _GROUP = "spectral_edge_quantizer"  # node.meta: target of the quantiser of its group
 
 
@@ -48,6 +50,10 @@ def insert_quantizers(
     module = copy_graph(program.module)
     normalise(program, module)
     annotation = annotate(program, module)
+    values = record_values(program, module)
+    for node in module.graph.nodes:
+        if node.target is torch.ops.aten.mean.dim:
+            node.meta[REDUCES] = values[node.args[0]].numel() // values[node].numel()
     targets = _add_activation_quantizers(module, annotation, make_observer)
     first = next(n for n in module.graph.nodes if n.op in ("call_function", "output"))
     moved = {n for n in annotation.group if moves_codes(n) and reads_codes(n, annotation.group)}

@@ -11,6 +11,8 @@ rounds once. Such engines, and torch with float32 sums, then give the same integ
   s_x · s_w / s_y = r/q.
 - Sums and changes of scale: all tensors joined by them take odd multiples of one power of two as
   scales (at most 3 % more).
+- Means: likewise, the size counts as a divisor. Of a mean that is part of a sum, the scale of what
+  the mean is taken of is divisible by two as often as the size is.
 - Products: the scale of the result moves (by at most 5 %). One that is part of a sum gets a power
   of two, and its factors scales of few bits: its values are then exact in float32 and may lie on a
   boundary, which all engines round half to even. Zero points are even, so that they may be added
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import ceil, floor, log2
+from typing import Any
 
 import torch
 from torch import fx
@@ -30,7 +33,7 @@ from torch import fx
 from spectral_edge.program import QParams
 
 from .fake_quant import ActivationQuantizer, WeightQuantizer
-from .insert import quantizer_of, quantizers
+from .insert import REDUCES, quantizer_of, quantizers
 from .ops import WEIGHTED, is_clamp
 from .quantizer import REQUANTIZE
 
@@ -45,8 +48,15 @@ _SUMS = (
     _aten.gelu.default,
     _aten.elu.default,
     _aten.hardswish.default,
+    _aten.leaky_relu.default,
+    _aten.prelu.default,
+    _aten.relu.default,  # where no convolution before it takes it over
+    _aten.relu6.default,
+    _aten.hardtanh.default,
+    _aten.abs.default,
 )
 _PRODUCTS = (_aten.mul.Tensor, _aten.matmul.default, _aten.bmm.default, _aten.mm.default)
+_MEAN = _aten.mean.dim
 _UNIT_BITS = 5  # the unit of a sum is 2^5 or more below its smallest scale
 _SPAN_BITS = 13  # and at most 2^14 below its largest: a constant zero has no scale to speak of
 _SLACK = 0.005  # a scale may shrink by this share
@@ -78,6 +88,8 @@ def separate(module: fx.GraphModule) -> None:
     for node in module.graph.nodes:
         if node.target in _PRODUCTS:
             _separate_product(module, node, settled)
+        if node.target is _MEAN:
+            _separate_mean(module, node, settled)
     for node in module.graph.nodes:
         if node.target in WEIGHTED:
             _separate_weight(module, node)
@@ -131,19 +143,63 @@ def _separate_sums(module: fx.GraphModule) -> list[ActivationQuantizer]:
         results.add(result)
         for operand in operands:
             parent[find(operand)] = find(result)
+    for node in module.graph.nodes:
+        if node.target is _MEAN and _result(module, node) in parent:
+            for source in _operands(module, node):
+                parent[find(source)] = find(_result(module, node))  # type: ignore[arg-type]
     joined: dict[ActivationQuantizer, list[ActivationQuantizer]] = {}
     for q in parent:
         joined.setdefault(find(q), []).append(q)
+    halved = _halvings(module, set(parent), results)
     for members in joined.values():
         scales = [q.qparams().scale for q in members]
-        bits = max(floor(log2(min(scales))) - _UNIT_BITS, floor(log2(max(scales))) - _SPAN_BITS)
-        unit = 2.0**bits
+        finest = [floor(log2(q.qparams().scale)) - _UNIT_BITS - halved.get(q, 0) for q in members]
+        finest += [floor(log2(min(scales))) - _UNIT_BITS]
+        unit = 2.0 ** max(min(finest), floor(log2(max(scales))) - _SPAN_BITS)
         for q in members:
             if q.fixed is None:
                 scale = q.qparams().scale
-                only_product = q in products and q not in results
-                _move(q, _power(scale) if only_product else _odd_multiple(scale, unit))
+                if q in halved and unit * 2.0 ** (halved[q] + 3) < scale:
+                    _move(q, _multiple(scale, unit * 2.0 ** halved[q]))
+                elif q in products and q not in results:
+                    _move(q, _power(scale))
+                else:
+                    _move(q, _odd_multiple(scale, unit))
     return list(parent)
+
+
+def _halvings(
+    module: fx.GraphModule, summed: set[ActivationQuantizer], results: set[Any]
+) -> dict[ActivationQuantizer, int]:
+    """Say how often two divides the sizes of means that go into sums, by the mean's source.
+
+    A mean is a sum of codes times s_x / (n · s_y). Only an even n makes boundaries possible, so the
+    scale of what it is taken of gets as many factors of two, unless that is the result of a sum.
+    """
+    found: dict[ActivationQuantizer, int] = {}
+    for node in module.graph.nodes:
+        if node.target is not _MEAN or _result(module, node) not in summed:
+            continue
+        for source in _operands(module, node):
+            if source in summed and source not in results:
+                size = node.meta[REDUCES]
+                found[source] = max(found.get(source, 0), (size & -size).bit_length() - 1)
+    return found
+
+
+def _separate_mean(
+    module: fx.GraphModule, node: fx.Node, settled: set[ActivationQuantizer]
+) -> None:
+    """Move the scale of a mean of codes, unless something else has settled it."""
+    result, operands = _result(module, node), _operands(module, node)
+    if result is None or result.fixed is not None or result in settled or result in operands:
+        return
+    if len(operands) == 1:
+        source = operands[0].qparams().scale / node.meta[REDUCES]
+        ratio = source / result.qparams().scale
+        if (fraction := odd_fraction(ratio / (1 + _GROWTH), ratio * (1 + _SLACK))) is not None:
+            _move(result, source / fraction)
+            settled.add(result)
 
 
 def _shorten_factors(module: fx.GraphModule, settled: set[ActivationQuantizer]) -> None:
@@ -168,6 +224,10 @@ def _power(scale: float) -> float:
 def _odd_multiple(scale: float, unit: float) -> float:
     multiple = ceil(scale * (1 - _SLACK) / unit)
     return (multiple + 1 - multiple % 2) * unit
+
+
+def _multiple(scale: float, unit: float) -> float:
+    return ceil(scale * (1 - _SLACK) / unit) * unit
 
 
 def _separate_product(
