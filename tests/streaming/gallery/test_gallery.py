@@ -61,7 +61,10 @@ def test_w8a8_codes_on_engines(name: str, tmp_path: Path) -> None:
     report = se.check(bundle, engines=["litert", "onnxruntime"])
     print(report.table())
     assert all(gate.passed for gate in report.gates), report.table()
-    share, furthest = RECURRENT_FLOAT_ISLANDS.get(name, (1.0, 0))
+    if name not in RECURRENT_FLOAT_ISLANDS:
+        assert report.passed, report.table()
+        return
+    share, furthest = RECURRENT_FLOAT_ISLANDS[name]
     for engine in report.engines:
         for tensor in engine.tensors:
             assert tensor.equal >= share, (engine.engine, tensor)
