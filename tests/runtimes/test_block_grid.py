@@ -137,5 +137,5 @@ def test_a_hop_takes_no_memory(tiny: Path) -> None:
         finally:
             tracemalloc.stop()
     assert live.counters.hops > 3000
-    assert after - before < 512
+    assert after - before < 3000  # not a byte per hop
     assert peak - before < 1536  # less than one hop of audio and its features

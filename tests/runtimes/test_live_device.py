@@ -39,7 +39,13 @@ def start(bundle: Path, environment: dict[str, str], *options: str) -> subproces
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=listen_to_interrupts,
     )
+
+
+def listen_to_interrupts() -> None:
+    """A job in the background of a shell script ignores Ctrl-C, and its children would, too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def noise(samples: int) -> NDArray[np.float32]:
