@@ -19,6 +19,7 @@ from spectral_edge.logmel_frontend import LogMelFrontend
 from spectral_edge.logmel_stream import LogMelStream
 from spectral_edge.manifest import TensorEntry
 
+from .blocks import check_block
 from .decisions import Decider, Detection, Result
 from .engines.base import StepEngine
 from .engines.registry import load_engine, pick_engine
@@ -26,7 +27,6 @@ from .scheduler import HopFifo
 
 __all__ = ["ClassifySession", "Detection", "Result", "detections", "is_classifier"]
 
-MAX_CHANNELS = 64
 MAX_STEP_FRAMES = 100_000
 _STEP = np.float32(1 / 32768)  # float 1.0 is one step above the largest int16
 
@@ -404,7 +404,7 @@ class ClassifySession:
             StreamError: see :meth:`push`; a stream under way is then kept.
         """
         self._require_audio()
-        _check_block(clip)
+        check_block(clip)
         self.reset()
         return self.push(clip) + self.flush()
 
@@ -495,7 +495,7 @@ class ClassifySession:
     def _admit(self, block: NDArray[Any]) -> None:
         """Check a block against the stream under way and make room for its channels."""
         self._require_audio()
-        _check_block(block)
+        check_block(block)
         form = (block.dtype, block.shape[1] if block.ndim == 2 else None)
         if form == self._format:
             return
@@ -529,21 +529,3 @@ class ClassifySession:
         self._require_open()
         if self._pictures:
             raise StreamError(f"{self.bundle.path.name} classifies pictures; use classify(image)")
-
-
-def _check_block(block: Any) -> None:
-    if not isinstance(block, np.ndarray) or block.dtype not in (np.int16, np.float32):
-        seen = block.dtype if isinstance(block, np.ndarray) else type(block).__name__
-        raise StreamError(f"block is {seen}, must be a NumPy array of int16 or float32")
-    if block.ndim not in (1, 2):
-        raise StreamError(
-            f"block has shape {block.shape}, must be [samples] or [samples, channels]"
-        )
-    if block.ndim == 2 and not 1 <= block.shape[1] <= MAX_CHANNELS:
-        raise StreamError(
-            f"block has {block.shape[1]} channels, must be 1…{MAX_CHANNELS}; "
-            "audio is [samples, channels]"
-        )
-    if block.dtype == np.float32 and not np.isfinite(block).all():
-        first = int(np.argwhere(~np.isfinite(block))[0][0])
-        raise StreamError(f"block holds {block[first]} at sample {first}, must be finite")

@@ -13,6 +13,7 @@ from spectral_edge.audio import to_int16
 from spectral_edge.bundle import Bundle
 from spectral_edge.errors import SpecError, StreamError
 
+from .blocks import MAX_CHANNELS, check_block
 from .engines.registry import load_engine, pick_engine
 from .resampling import RateBridge
 from .saved_state import SessionState
@@ -21,7 +22,6 @@ from .stream import ChannelStream, check_streamable, latency_frames
 
 __all__ = ["Session", "SessionState", "open"]
 
-MAX_CHANNELS = 64
 _STEP = np.float32(1 / 32768)  # float 1.0 is one step above the largest int16
 
 
@@ -171,7 +171,7 @@ class Session:
             StreamError: see :meth:`push`; a stream under way is then kept.
         """
         self._require_open()
-        _check_block(clip)
+        check_block(clip)
         self.reset()
         late: NDArray[Any] = np.concatenate([self.push(clip), self.flush()])
         return late[self.latency_samples :]
@@ -287,7 +287,7 @@ class Session:
     def _admit(self, block: NDArray[Any]) -> None:
         """Check a block against the stream under way and make room for its channels."""
         self._require_open()
-        _check_block(block)
+        check_block(block)
         form = (block.dtype, block.shape[1] if block.ndim == 2 else None)
         if form == self._format:
             return
@@ -331,24 +331,6 @@ def _check_same(shared: Bundle, bundle: Bundle) -> None:
             f"the shared engine runs {shared.path.name}, the session is of {bundle.path.name}; "
             "open the session with the bundle of the engine"
         )
-
-
-def _check_block(block: Any) -> None:
-    if not isinstance(block, np.ndarray) or block.dtype not in (np.int16, np.float32):
-        seen = block.dtype if isinstance(block, np.ndarray) else type(block).__name__
-        raise StreamError(f"block is {seen}, must be a NumPy array of int16 or float32")
-    if block.ndim not in (1, 2):
-        raise StreamError(
-            f"block has shape {block.shape}, must be [samples] or [samples, channels]"
-        )
-    if block.ndim == 2 and not 1 <= block.shape[1] <= MAX_CHANNELS:
-        raise StreamError(
-            f"block has {block.shape[1]} channels, must be 1…{MAX_CHANNELS}; "
-            "audio is [samples, channels]"
-        )
-    if block.dtype == np.float32 and not np.isfinite(block).all():
-        first = int(np.argwhere(~np.isfinite(block))[0][0])
-        raise StreamError(f"block holds {block[first]} at sample {first}, must be finite")
 
 
 def _form_text(form: tuple[np.dtype[Any], int | None]) -> str:
