@@ -20,7 +20,8 @@ QUICK = ("deep filter", "dtln", "fsmn", "kwt", "rnnoise", "svdf", "tcn")  # the 
 
 # A float island (layer norm over 33 bands of 16 channels) inside two recurrences: where LiteRT's
 # float32 sums end on the other side of a rounding boundary, the states carry that on for a while.
-# That misses the contract on LiteRT (measured: 99.35 % equal, at most 4 apart), not on ONNX Runtime.
+# That misses the contract on LiteRT (measured: 99.35 % equal, at most 4 apart); ONNX Runtime
+# holds it.
 RECURRENT_FLOAT_ISLANDS = {"gtcrn": (0.98, 8)}  # share of equal codes, furthest difference
 
 
