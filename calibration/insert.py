@@ -62,7 +62,7 @@ def insert_quantizers(
             target = targets[annotation.group[node]]
             node.meta[_GROUP] = target
             if node not in moved or node in annotation.exact:
-                _call_quantizer(module, node, target, annotation.exact, first)
+                _call_quantizer(module, node, target, annotation, first)
     for user, constant in annotation.constants:
         _quantize_constant(module, user, constant, targets[annotation.group[constant]])
     for node in list(module.graph.nodes):
@@ -103,12 +103,14 @@ def _add_activation_quantizers(
 
 
 def _call_quantizer(
-    module: fx.GraphModule, node: fx.Node, target: str, exact: set[fx.Node], first: fx.Node
+    module: fx.GraphModule, node: fx.Node, target: str, annotation: Annotation, first: fx.Node
 ) -> None:
     """Quantise ``node`` for all its users, except along the path of exact states."""
     users = list(node.users)
-    if node in exact:
-        users = [u for u in users if u not in exact and u.op != "output"]
+    if node in annotation.exact:
+        users = [u for u in users if u not in annotation.exact]
+        if node not in annotation.statistics:
+            users = [u for u in users if u.op != "output"]
     if not users:
         return
     where = (

@@ -17,6 +17,7 @@ from spectral_edge.program import QParams, StateSpec, StepProgram, TensorSpec
 from .calibrate import Progress, Stream, calibrate, collect_streams, golden_clip
 from .fake_quant import Mode, set_mode
 from .insert import activation_qparams, freeze_graph, insert_quantizers, quantizers
+from .islands import spell_islands
 from .qat import QatConfig, train
 from .recipe import Recipe, load_recipe
 from .separate import separate
@@ -123,12 +124,14 @@ def freeze(prepared: StepProgram) -> StepProgram:
             prepared.states.items(), placed[inputs:], returned[outputs:], strict=True
         )
     )
-    return prepared.with_(
+    frozen = prepared.with_(
         module=freeze_graph(module),
         inputs=_freeze_tensors(prepared.inputs, placed[:inputs]),
         outputs=_freeze_tensors(prepared.outputs, returned[:outputs]),
         states=states,
     )
+    spell_islands(frozen)
+    return frozen
 
 
 def _freeze_tensors(

@@ -2,8 +2,8 @@
 
 Every float tensor belongs to a group; all members of a group have the same scale and zero point.
 Groups grow by union: through data movement, and from each state's output to its input. Nodes that
-keep float values ("raw") are the inside of fused kernels and of float islands, and the path of
-exact states.
+keep float values ("raw") are the inside of fused kernels and of float islands, the path of exact
+states, and statistics made of running sums.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from spectral_edge.program import QParams, StepProgram
 
 from .graph import arguments, get_constant, is_float_tensor, output_nodes, record_values
 from .ops import FIXED, FLOAT, FUSABLE, MOVE, SHARE, is_clamp
+from .running import running_statistics
 
 __all__ = ["REQUANTIZE", "Annotation", "annotate", "moves_codes", "reads_codes"]
 
@@ -48,13 +49,16 @@ class Annotation:
     Attributes:
         group: node -> representative of its group, for every node whose value is quantised.
         fixed: representative -> prescribed qparams.
-        exact: nodes on the path of exact states; they pass float values to one another.
+        exact: nodes on the path of exact states, and statistics made of running sums; they pass
+            float values to one another.
+        statistics: those of them that end in no state; a program's output is int8 even then.
         constants: (user, argument node) of every constant that becomes int8.
     """
 
     group: dict[fx.Node, fx.Node]
     fixed: dict[fx.Node, QParams]
     exact: set[fx.Node]
+    statistics: set[fx.Node]
     constants: list[tuple[fx.Node, fx.Node]]
 
 
@@ -92,8 +96,10 @@ def annotate(program: StepProgram, module: fx.GraphModule) -> Annotation:
 
 def _annotate(program: StepProgram, module: fx.GraphModule) -> tuple[Annotation, list[fx.Node]]:
     values = record_values(program, module)
-    exact = _exact_path(program, module)
-    raw = _raw_nodes(module, exact)
+    path = _exact_path(program, module)
+    statistics = running_statistics(program, module) - path
+    exact = path | statistics
+    raw = _raw_nodes(module, exact, statistics)
     groups = _Groups()
     constants = []
     states = {n for tie in _tied_states(program, module) for n in tie}
@@ -116,7 +122,7 @@ def _annotate(program: StepProgram, module: fx.GraphModule) -> tuple[Annotation,
     for state, following in _tied_states(program, module):
         groups.join(state, following)
     fixed, conflicts = _fixed_qparams(program, module, groups, constants)
-    return Annotation(groups.as_dict(), fixed, exact, constants), conflicts
+    return Annotation(groups.as_dict(), fixed, exact, statistics, constants), conflicts
 
 
 def _shares(node: fx.Node) -> bool:
@@ -156,14 +162,17 @@ def _closure(start: Iterable[fx.Node], neighbours: Any) -> set[fx.Node]:
     return reached
 
 
-def _raw_nodes(module: fx.GraphModule, exact: set[fx.Node]) -> set[fx.Node]:
+def _raw_nodes(
+    module: fx.GraphModule, exact: set[fx.Node], statistics: set[fx.Node]
+) -> set[fx.Node]:
     """Return nodes whose value is never quantised: everyone who reads it computes in float."""
     raw = set()
     for node in module.graph.nodes:
         users = list(node.users)
         fused = node.target in FUSABLE and len(users) == 1 and is_clamp(users[0])
         island = node.target in FLOAT and users and all(u.target in FLOAT for u in users)
-        path = node in exact and all(u in exact or u.op == "output" for u in users)
+        returned = node not in statistics  # an exact state goes out as it is
+        path = node in exact and all(u in exact or (u.op == "output" and returned) for u in users)
         if fused or island or path:
             raw.add(node)
     return raw

@@ -284,6 +284,7 @@ _FLOAT_FUNCTIONS = {
     "aten.cos": "COS",
     "aten.floor": "FLOOR",
     "aten.ceil": "CEIL",
+    "aten.round": "ROUND",
     "aten.hardswish": "HARD_SWISH",
 }
 

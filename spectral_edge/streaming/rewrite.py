@@ -75,6 +75,7 @@ class Rewriter:
         self.histories: dict[Any, fx.Node] = {}
         self.delays: dict[Any, Value] = {}
         self.held: dict[Any, Value] = {}
+        self.counters: dict[Any, fx.Node] = {}  # frame numbers of this hop, one count for all
         self.steady: set[fx.Node] = set()  # constant over time: nothing to remember
         self.clock_node: fx.Node | None = None
         self.length_node: fx.Node | None = None

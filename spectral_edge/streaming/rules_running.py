@@ -124,18 +124,26 @@ def _arange(ctx: Rewriter, node: fx.Node) -> Value:
     if not isinstance(start, (int, float)) or step != 1:
         raise refusal(node, "it counts frames from the end", "count from the first frame")
     chunk = int(rate * ctx.hop)
-    kept = torch.int32 if val.dtype is torch.int64 else val.dtype  # files keep no int64 states
+    key = (start, chunk, val.dtype)
+    if key not in ctx.counters:
+        ctx.counters[key] = _frame_numbers(ctx, start, chunk, val.dtype)
+    return Value(ctx.counters[key], node, axis=0, rate=rate)
+
+
+def _frame_numbers(ctx: Rewriter, start: float, chunk: int, dtype: torch.dtype) -> fx.Node:
+    """Emit a counter state; return the numbers of this hop's frames."""
+    kept = torch.int32 if dtype is torch.int64 else dtype  # files keep no int64 states
     memory = ctx.remember(
         lambda _: torch.full((1,), start, dtype=kept), None, "frame_count", exact=True
     )
     now = ctx.emit(_aten.slice.Tensor, (memory.node, 0, 0, 1))
-    if kept is not val.dtype:
-        now = ctx.emit(_aten.to.dtype, (now, val.dtype))
+    if kept is not dtype:
+        now = ctx.emit(_aten.to.dtype, (now, dtype))
     memory.following = ctx.emit(_aten.add.Scalar, (memory.node, chunk))
     if chunk > 1:
-        ramp = ctx.constant(torch.arange(chunk, dtype=val.dtype), "ramp")
+        ramp = ctx.constant(torch.arange(chunk, dtype=dtype), "ramp")
         now = ctx.emit(_aten.add.Tensor, (now, ramp))
-    return Value(now, node, axis=0, rate=rate)
+    return now
 
 
 def _has(node: fx.Node, name: str) -> bool:
