@@ -10,19 +10,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spectral_edge.audio import Resampler, to_int16
+from spectral_edge.errors import StreamError
 
+from .replay import ReplayResampler, ResamplerState
 from .scheduler.fifo import HopFifo
 
-__all__ = ["RateBridge", "worst_lag"]
+__all__ = ["BridgeState", "RateBridge", "worst_lag"]
 
 _PROBE_BLOCK = 16  # samples; the lag between two probes is at most this larger
 _PROBE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class BridgeState:
+    """Everything a bridge remembers between two blocks.
+
+    Attributes:
+        down, up: the resamplers to the bundle's rate and back.
+        ready: float32[samples] that are due, at the caller's rate.
+        to_drop: samples of the bundle's own latency still to come, at its rate.
+    """
+
+    down: ResamplerState
+    up: ResamplerState
+    ready: NDArray[np.float32]
+    to_drop: int
 
 
 class RateBridge:
@@ -33,8 +52,8 @@ class RateBridge:
     """
 
     def __init__(self, rate: int, native_rate: int, fifo: HopFifo, native_latency: int) -> None:
-        self._down = Resampler(rate, native_rate)
-        self._up = Resampler(native_rate, rate)
+        self._down = ReplayResampler(rate, native_rate)
+        self._up = ReplayResampler(native_rate, rate)
         self._fifo = fifo
         self._native_latency = native_latency
         self._to_drop = native_latency
@@ -49,6 +68,43 @@ class RateBridge:
         self._up.reset()
         self._to_drop = self._native_latency
         self._ready = np.zeros(self.latency, np.float32)
+
+    def state(self) -> BridgeState:
+        """Return a copy of everything remembered, but for the FIFO."""
+        return BridgeState(self._down.state(), self._up.state(), self._ready.copy(), self._to_drop)
+
+    def check(self, state: BridgeState) -> None:
+        """Say whether :meth:`load_state` takes ``state``.
+
+        Raises:
+            StreamError: a state that no bridge between these rates can have.
+        """
+        down, up = state.down, state.up
+        dropped = self._native_latency - state.to_drop
+        due = self.latency + up.given - down.taken
+        if not 0 <= state.to_drop <= self._native_latency or up.taken != down.given - dropped:
+            raise StreamError(
+                f"the saved resamplers gave {down.given} and took {up.taken} samples with "
+                f"{state.to_drop} to drop, which does not add up; save the state again"
+            )
+        if state.ready.dtype != np.float32 or state.ready.shape != (due,):
+            raise StreamError(
+                f"the saved stream holds {state.ready.dtype}{list(state.ready.shape)} samples, "
+                f"must be float32[{due}]; save the state again"
+            )
+        self._down.check(down)
+        self._up.check(up)
+
+    def load_state(self, state: BridgeState) -> None:
+        """Return to what :meth:`state` gave.
+
+        Raises:
+            StreamError: see :meth:`check`; nothing has changed then.
+        """
+        self.check(state)
+        self._down.load_state(state.down)
+        self._up.load_state(state.up)
+        self._ready, self._to_drop = state.ready.copy(), state.to_drop
 
     def push(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
         """Take in float32[samples] at the caller's rate and return as many, late."""

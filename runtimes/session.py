@@ -193,39 +193,62 @@ class Session:
         """Return a copy of everything the session remembers between two blocks.
 
         Raises:
-            StreamError: the session is closed, or resamples (a resampler's memory cannot be read).
+            StreamError: the session is closed.
         """
         self._require_open()
-        self._require_native("state")
         dtype, axes = self._format or (None, None)
-        channels = tuple(s.state() for s in self._streams)
-        return SessionState(self.bundle.sha256, channels, dtype and dtype.name, axes)
+        return SessionState(
+            self.bundle.sha256,
+            tuple(s.state() for s in self._streams),
+            dtype and dtype.name,
+            axes,
+            self.sample_rate,
+            tuple(b.state() for b in self._bridges),
+        )
 
     def load_state(self, state: SessionState) -> None:
-        """Return to what :meth:`state` gave, here or in another session of the same bundle.
+        """Return to what :meth:`state` gave, here or in another session of this bundle and rate.
+
+        What follows has the same bytes. Where the session resamples and has heard more than half a
+        second, what the network hears then differs by 1e-7 of full scale (see :mod:`.replay`).
 
         Raises:
-            StreamError: a state of another bundle or that does not fit it, a closed session, or one
-                that resamples. The session stays as it was.
+            StreamError: a state of another bundle or sample rate, one that does not fit, or a
+                closed session. The session stays as it was.
         """
         self._require_open()
-        self._require_native("load_state")
         if state.bundle_sha256 != self.bundle.sha256:
             raise StreamError(
                 f"state is of bundle {state.bundle_sha256[:12]}…, "
                 f"this session runs {self.bundle.sha256[:12]}…"
             )
-        self.prepare(len(state.channels))
+        if state.sample_rate != self.sample_rate:
+            raise StreamError(
+                f"state is of audio at {state.sample_rate} Hz, this session takes "
+                f"{self.sample_rate} Hz; open it with sample_rate={state.sample_rate}"
+            )
+        count = len(state.channels)
+        self.prepare(count)
+        if len(state.bridges) != (count if self._bridges else 0):
+            raise StreamError(
+                f"state has {len(state.bridges)} resamplers for {count} channels; save it again"
+            )
+        for bridge, memory in zip(self._bridges, state.bridges, strict=False):
+            bridge.check(memory)  # a replay could not be taken back to the bit
         before = [stream.state() for stream in self._streams]
         try:
-            for stream in self._streams[len(state.channels) :]:
-                stream.reset()
             for stream, channel in zip(self._streams, state.channels, strict=False):
                 stream.load_state(channel)
         except StreamError:
             for stream, channel in zip(self._streams, before, strict=True):
                 stream.load_state(channel)
             raise
+        for bridge, memory in zip(self._bridges, state.bridges, strict=False):
+            bridge.load_state(memory)
+        for stream in self._streams[count:]:
+            stream.reset()
+        for bridge in self._bridges[count:]:
+            bridge.reset()
         self._format = None if state.dtype is None else (np.dtype(state.dtype), state.axes)
 
     def describe(self) -> dict[str, Any]:
@@ -316,13 +339,6 @@ class Session:
     def _require_open(self) -> None:
         if self._closed:
             raise StreamError("session is closed; open the bundle again")
-
-    def _require_native(self, method: str) -> None:
-        if self._bridges:
-            raise StreamError(
-                f"{method}() needs audio at the bundle's {self._frontend.sample_rate} Hz, "
-                f"this session resamples from {self.sample_rate} Hz"
-            )
 
 
 def _check_same(shared: Bundle, bundle: Bundle) -> None:

@@ -9,6 +9,7 @@ COUNT_RELATIVE = 0.03  # parameters, MACs and state of a network against the des
 LAYER_ABSOLUTE = 1e-5  # a layer against its textbook loop, values around 1, float32
 LET_THROUGH_SNR_DB = 50.0  # a session with a constant mask against its input times that constant
 RESAMPLED_SNR_DB = 45.0  # the same through 48 or 44.1 kHz and back, a sine, int16 on the way
+RESTORED_RESAMPLER_SNR_DB = 60.0  # after a replay: 1e-7 on the way in is a step of int16 at times
 FLOAT_ENGINES_PCM = 1  # int16 steps between two engines of one float32 program
 RSS_GROWTH_BYTES = 1_000_000  # of a process over hundreds of thousands of hops
 TFLITE_RUNTIME_TINY_CODES_EQUAL = 0.93  # builtin kernels round twice; tiny is all requantisation

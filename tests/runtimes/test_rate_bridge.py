@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 import spectral_edge as se
-from spectral_edge.errors import SpecError, StreamError
+from spectral_edge.errors import SpecError
 from spectral_edge.runtimes.resampling import RateBridge
 from spectral_edge.runtimes.scheduler import HopFifo
 from tests.tolerances import RESAMPLED_SNR_DB
@@ -87,14 +87,6 @@ def test_own_rate_is_not_resampled(tiny: Path) -> None:
     with se.open(tiny, sample_rate=16_000) as session:
         assert session.describe()["resampled_to"] is None
         assert session.latency_samples == 512
-
-
-def test_state_of_a_resampler_cannot_be_read(tiny: Path) -> None:
-    with (
-        se.open(tiny, sample_rate=48_000) as session,
-        pytest.raises(StreamError, match="resamples"),
-    ):
-        session.state()
 
 
 def test_rate_out_of_range(tiny: Path) -> None:

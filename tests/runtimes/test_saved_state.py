@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 import spectral_edge as se
 from spectral_edge.errors import StreamError
 from spectral_edge.runtimes.saved_state import SessionState
+from tests.tolerances import RESTORED_RESAMPLER_SNR_DB
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -117,12 +118,14 @@ def swap(key: str, value: NDArray[Any] | None) -> Callable[[Arrays], None]:
 @pytest.mark.parametrize(
     "change",
     [
-        swap("session", np.array([2, 1, 0, 0], np.int32)),
-        swap("session", np.array([1, 65, 0, 0], np.int32)),
-        swap("session", np.array([1, -1, 0, 0], np.int32)),
-        swap("session", np.array([1, 1, 3, 0], np.int32)),
-        swap("session", np.array([1, 1, 1, 2], np.int32)),
-        swap("session", np.array([1, 1, 0], np.int32)),
+        swap("session", np.array([1, 1, 0, 0, 16000], np.int32)),
+        swap("session", np.array([2, 65, 0, 0, 16000], np.int32)),
+        swap("session", np.array([2, -1, 0, 0, 16000], np.int32)),
+        swap("session", np.array([2, 1, 3, 0, 16000], np.int32)),
+        swap("session", np.array([2, 1, 1, 2, 16000], np.int32)),
+        swap("session", np.array([2, 1, 0, 0, 48000], np.int32)),
+        swap("session", np.array([1, 1, 0, 0], np.int32)),
+        swap("session", np.array([2, 1, 0], np.int32)),
         swap("session", None),
         swap("bundle", np.zeros(32, np.uint8)),
         swap("bundle", np.zeros(3, np.uint8)),
@@ -178,3 +181,81 @@ def test_a_half_loaded_state_is_taken_back(tiny: Path, noise: NDArray[np.int16])
         with pytest.raises(StreamError, match="does not belong"):
             session.load_state(dataclasses.replace(state, channels=(state.channels[0], bad)))
         assert np.array_equal(session.push(both[999:]), undisturbed.push(both[999:]))
+
+
+# --- sessions that resample ---------------------------------------------------------------------
+
+
+def long_noise(seconds: float, rate: int) -> NDArray[np.int16]:
+    noise = np.random.default_rng(5).standard_normal(int(seconds * rate)) * 3000
+    return noise.astype(np.int16)
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
+@pytest.mark.parametrize("cut", [0, 1, 3001, 60_001])
+def test_a_resampling_session_goes_on(tiny: Path, rate: int, cut: int) -> None:
+    """Aligned to the sample and all but equal; a short stream goes on with the same bytes."""
+    clip = long_noise(0.3 + cut / rate, rate)
+    with se.open(tiny, sample_rate=rate) as first, se.open(tiny, sample_rate=rate) as second:
+        whole = np.concatenate([first.push(clip), first.flush()])
+        first.push(clip[: cut // 2])
+        first.push(clip[cut // 2 : cut])
+        data = first.state().to_bytes()
+        second.push(clip[:777])
+        second.load_state(SessionState.from_bytes(data))
+        rest = np.concatenate([second.push(clip[cut : cut + 501]), second.push(clip[cut + 501 :])])
+        rest = np.concatenate([rest, second.flush()])
+    assert len(rest) == len(whole) - cut
+    difference = (rest.astype(int) - whole[cut:]).astype(float)
+    if cut <= rate // 2:
+        assert not difference.any()
+    else:
+        noise_power = max(np.mean(difference**2), 1e-9)
+        power = np.mean(whole[cut:].astype(float) ** 2)
+        assert 10 * np.log10(power / noise_power) >= RESTORED_RESAMPLER_SNR_DB
+
+
+def resampler_changes() -> list[Callable[[Arrays], None]]:
+    counts = np.array([1001, 0, 0, 0, 0], np.int64)
+    return [
+        swap("0.rate.down", None),
+        swap("0.rate.counts", None),
+        swap("0.rate.counts", counts),
+        swap("0.rate.counts", np.full(5, -1, np.int64)),
+        swap("0.rate.counts", np.full(5, 2**62, np.int64)),
+        swap("0.rate.counts", counts.astype(np.int32)),
+        swap("0.rate.down", np.zeros(1000, np.float32)),
+        swap("0.rate.down", np.full(1001, np.nan, np.float32)),
+        swap("0.rate.up", np.zeros(1, np.float32)),
+        swap("0.rate.ready", np.zeros(3, np.float32)),
+        swap("1.rate.ready", np.zeros(3, np.float32)),
+    ]
+
+
+@pytest.mark.parametrize("change", resampler_changes())
+def test_a_resampler_state_that_does_not_add_up_is_refused(
+    tiny: Path, change: Callable[[Arrays], None]
+) -> None:
+    clip = long_noise(0.2, 48_000)
+    with se.open(tiny, sample_rate=48_000) as session:
+        session.push(clip[:1001])
+        data = session.state().to_bytes()
+    with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    change(arrays)
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    sessions = [se.open(tiny, sample_rate=48_000) for _ in range(2)]
+    for session in sessions:
+        session.push(clip[:999])
+    with pytest.raises(StreamError):
+        sessions[0].load_state(SessionState.from_bytes(stream.getvalue()))
+    assert np.array_equal(*[session.push(clip[999:]) for session in sessions])
+
+
+def test_a_state_of_another_sample_rate_is_refused(tiny: Path) -> None:
+    with se.open(tiny, sample_rate=48_000) as session, se.open(tiny) as native:
+        with pytest.raises(StreamError, match=r"open it with sample_rate=48000"):
+            native.load_state(session.state())
+        with pytest.raises(StreamError, match="this session takes 48000 Hz"):
+            session.load_state(native.state())
