@@ -18,11 +18,6 @@ from tests.streaming.support import assert_law, clip_like, randomised
 LENGTHS = (1, 5, 70)  # in steps
 QUICK = ("deep filter", "dtln", "fsmn", "kwt", "rnnoise", "svdf", "tcn")  # the rest is slow
 
-# A float island (layer norm over 33 bands of 16 channels) inside two recurrences: where an engine's
-# float32 sums end on the other side of a rounding boundary, the states carry that on for a while.
-# That misses the contract: LiteRT 99.35 % equal, at most 4 apart; ONNX Runtime 99.74 %, 3 apart.
-RECURRENT_FLOAT_ISLANDS = {"gtcrn": (0.98, 8)}  # share of equal codes, furthest difference
-
 
 def names(*, quick: bool) -> list[object]:
     slow = [pytest.param(n, marks=pytest.mark.slow) for n in GALLERY if n not in QUICK]
@@ -61,15 +56,7 @@ def test_w8a8_codes_on_engines(name: str, tmp_path: Path) -> None:
     bundle = se.export(int8, tmp_path / "network.seb")
     report = se.check(bundle, engines=["litert", "onnxruntime"])
     print(report.table())
-    assert all(gate.passed for gate in report.gates), report.table()
-    if name not in RECURRENT_FLOAT_ISLANDS:
-        assert report.passed, report.table()
-        return
-    share, furthest = RECURRENT_FLOAT_ISLANDS[name]
-    for engine in report.engines:
-        for tensor in engine.tensors[: len(program.outputs)]:
-            assert tensor.equal >= share, (engine.engine, tensor)
-            assert tensor.max_difference <= furthest, (engine.engine, tensor)
+    assert report.passed, report.table()
 
 
 def clips(program: se.StepProgram, example: Sequence[torch.Tensor]) -> list[Any]:
