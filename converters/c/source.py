@@ -156,7 +156,8 @@ class _Writer:
         )
 
     def _kernel(self, index: int, kernel: Kernel) -> tuple[str, str]:
-        text = KernelText(self.constants, self.plan.places, self.plan.exact, kernel.acc)
+        own = frozenset(id(buffer) for buffer in kernel.scratch)
+        text = KernelText(self.constants, self.plan.exact, kernel.acc, own)
         _WRITERS[type(kernel)](text, kernel)
         parameters, arguments = [], []
         for (_, write), (name, root) in text.parameters.items():
@@ -203,6 +204,8 @@ class _Writer:
             f"void {p}_run({self.type} *s);",
             "/* The next states become the present ones: at once, or (waiting = 1) with the next hop. */",
             f"void {p}_hand_over({self.type} *s);",
+            "/* The flag of a hand-over that the next hop does first. */",
+            f"int32_t *{p}_waiting({self.type} *s);",
             f"/* {p}_run and {p}_hand_over. */",
             f"void {p}_step({self.type} *s);",
         ]
@@ -247,6 +250,8 @@ class _Writer:
         lines += ["    if (s->waiting)", f"        {p}_hand_over(s);", *calls, "}"]
         lines += ["", f"void {p}_step({self.type} *s)", "{", f"    {p}_run(s);"]
         lines += [f"    {p}_hand_over(s);", "}"]
+        lines += ["", f"int32_t *{p}_waiting({self.type} *s)", "{"]
+        lines += ["    return &s->waiting;", "}"]
         for side, places in ((inputs, at), (outputs, out)):
             for port in side.values():
                 lines += ["", f"{C_TYPES[port.dtype]} *{port.function}({self.type} *s)", "{"]

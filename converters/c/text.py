@@ -114,13 +114,14 @@ class KernelText:
     """Writes the body of one kernel function.
 
     ``acc`` is the accumulator buffer and how to spell its element: a name and the strides of the
-    inner axes of the epilogue.
+    inner axes of the epilogue. ``own`` are buffers that the kernel both writes and reads.
     """
 
     def __init__(
-        self, constants: Constants, places: Mapping[int, int], exact: bool, acc: Buffer
+        self, constants: Constants, exact: bool, acc: Buffer, own: frozenset[int] = frozenset()
     ) -> None:
-        self.constants, self.places, self.exact, self.acc = constants, places, exact, acc
+        self.constants, self.exact, self.acc = constants, exact, acc
+        self.own = own
         self.lines: list[str] = []
         self.depth = 1
         self.parameters: dict[tuple[int, bool], tuple[str, Buffer]] = {}
@@ -160,9 +161,9 @@ class KernelText:
         if root.kind == "const":
             assert root.data is not None
             return self.constants.name(root.data)
-        key = id(root), write
+        key = id(root), write or id(root) in self.own  # one pointer, or restrict would not hold
         if key not in self.parameters:
-            name = f"{'y' if write else 'x'}{len(self.parameters)}"
+            name = f"{'y' if key[1] else 'x'}{len(self.parameters)}"
             self.parameters[key] = name, root
         return self.parameters[key][0]
 

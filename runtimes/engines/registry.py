@@ -21,9 +21,16 @@ __all__ = [
 ]
 
 
+COMPILER = "a C compiler"
+
+
 @dataclass(frozen=True)
 class EngineInfo:
-    """An engine: the module that drives it, the library it needs, the format it runs."""
+    """An engine: the module that drives it, the library it needs, the format it runs.
+
+    ``library`` is a Python module, or :data:`COMPILER` for a C compiler; ``extra`` brings it (for a
+    compiler it is the line to type).
+    """
 
     name: str
     module: str
@@ -35,12 +42,21 @@ class EngineInfo:
 
     @property
     def installed(self) -> bool:
-        """True when its library can be imported; nothing is imported to find out."""
+        """True when its library is there; nothing heavy is imported to find out."""
+        if self.library == COMPILER:
+            from .native import compiler  # only the standard library and the core
+
+            return compiler() is not None
         return find_spec(self.library) is not None
 
     @property
     def version(self) -> str | None:
         """Installed version, or None."""
+        if self.library == COMPILER:
+            from .native import compiler, compiler_version
+
+            command = compiler()
+            return None if command is None else compiler_version(command)
         from importlib.metadata import PackageNotFoundError, version  # 10 ms, seldom needed
 
         for distribution in self.distributions:
@@ -53,6 +69,8 @@ class EngineInfo:
     @property
     def install_line(self) -> str:
         """What to type to get it."""
+        if self.library == COMPILER:
+            return self.extra
         return f"pip install 'spectral-edge[{self.extra}]'"
 
 
@@ -96,6 +114,7 @@ ENGINES = {
             "tflite",
             "tensorflow",
         ),
+        EngineInfo("native", "native", "NativeEngine", COMPILER, (), "tflite", "apt install gcc"),
     )
 }
 DEFAULT_ORDER = ("litert", "tflite-runtime", "onnxruntime")
