@@ -349,15 +349,18 @@ class _Tiles:
         size = sum(chunk) * (2 if shape.codes else 1)
         stride = shape.x.strides[2] * self.kernel.stride[1]
         step = shape.step * (2 if shape.codes else 1)
-        text.line("int k = 0;")
+        start = "int k = 0"
         if chains > 1:
+            text.line(f"{start};")
             text.open(f"for (; k + {chains} <= {count}; k += {chains})")
             for u in range(chains):
                 self._term(tile, chunk, u, f"(k + {u})", size, stride, step)
             text.close()
-        text.open(f"for (; k < {count}; k++)")
-        self._term(tile, chunk, 0, "k", size, stride, step)
-        text.close()
+            start = ""
+        if chains == 1 or not count.isdecimal() or int(count) % chains:
+            text.open(f"for ({start}; k < {count}; k++)")
+            self._term(tile, chunk, 0, "k", size, stride, step)
+            text.close()
 
     def _term(
         self, tile: int, chunk: tuple[int, ...], u: int, k: str, size: int, stride: int, step: int

@@ -135,12 +135,12 @@ static inline float se_min(float a, float b) { return a < b ? a : b; }
 _helper(
     "se_round",
     """
-/* nearest code: v within [low, high], halves to even (adding 1.5 * 2^23 leaves no fraction bits) */
-static inline int32_t se_round(float v, float low, float high, int32_t zero_point)
+/* nearest whole number in [low, high], halves to even: 1.5 * 2^23 leaves no room for a fraction */
+static inline float se_round(float v, float low, float high)
 {
     v = v > low ? v : low;
     v = v < high ? v : high;
-    return (int32_t)((v + 12582912.0f) - 12582912.0f) + zero_point;
+    return (v + 12582912.0f) - 12582912.0f;
 }
 """,
 )

@@ -26,7 +26,7 @@ from .lower import lower_graph
 from .plan import Plan, plan_step
 from .prelude import HEAD, helpers
 from .read import read_graph
-from .tables import with_tables
+from .tables import with_tables, without_detours
 from .text import C_TYPES, Constants, KernelText, number_text
 from .view import View
 
@@ -125,9 +125,9 @@ class _Writer:
         functions, calls = [], []
         for i, kernel in enumerate(self.plan.kernels):
             assert kernel.expr is not None
-            kernel.expr = with_tables(kernel.expr)
+            kernel.expr = without_detours(with_tables(kernel.expr))
             if isinstance(kernel, Reduce | Softmax):
-                kernel.body = with_tables(kernel.body)
+                kernel.body = without_detours(with_tables(kernel.body))
             function, call = self._kernel(i, kernel)
             functions.append(function)
             calls.append(call)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .expr import Expr, replaced
 from .view import Buffer, contiguous
 
-__all__ = ["TABULATED", "with_tables"]
+__all__ = ["TABULATED", "without_detours", "with_tables"]
 
 # operations that cost more than a load; anything above them joins the same table
 TABULATED = frozenset(
@@ -139,3 +139,18 @@ def _tabulated(expr: Expr) -> Expr:
     values = np.broadcast_to(done[id(expr)], (256,)).astype(expr.dtype)
     table = Buffer(expr.dtype, 256, "const", np.ascontiguousarray(values))
     return Expr("table", expr.dtype, (source[0],), (), contiguous(table, (256,)))
+
+
+def without_detours(expr: Expr) -> Expr:
+    """Take the nearest code as a real where it was only made to be dequantised again."""
+
+    def change(e: Expr) -> Expr | None:
+        if e.op != "dequantize" or e.args[0].op not in ("quantize", "requantize", "code_mul"):
+            return None
+        inner = e.args[0]
+        if inner.attrs[-3] != e.attrs[0]:
+            return None
+        attrs = (e.attrs[1], *inner.attrs)
+        return Expr(f"real_{inner.op}", "float32", inner.args, attrs)
+
+    return replaced(expr, change)

@@ -24,6 +24,7 @@ C_TYPES = {
     "int64": "int64_t",
     "bool": "uint8_t",
 }
+TEMPORARY = {"int8": "int32_t", "int16": "int32_t"}  # codes are narrowed where they are stored
 INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 COMPARE = {"eq": "==", "ne": "!=", "gt": ">", "ge": ">=", "lt": "<", "le": "<=", "and": "&", "or": "|"}
 # operation -> (form for float32 programs, form that rounds the float64 value)
@@ -204,7 +205,7 @@ class KernelText:
                 else:
                     text = leaf_text[view_key(e.view)] if _is_leaf(e) else self.form(e, args)
                     name = self.fresh("t")
-                    self.line(f"const {C_TYPES[e.dtype]} {name} = {text};")
+                    self.line(f"const {TEMPORARY.get(e.dtype, C_TYPES[e.dtype])} {name} = {text};")
                     names[key] = name
             return names[key]
 
@@ -229,24 +230,35 @@ class KernelText:
     def _dequantize(self, _e: Expr, args: list[str], a: Sequence[Any]) -> str:
         return f"(float)({args[0]} - ({a[0]})) * {float_text(a[1])}"
 
-    def _quantize(self, e: Expr, args: list[str], a: Sequence[Any]) -> str:
-        return _rounded(e, f"{args[0]} * {float_text(a[0])}", *a[1:])
+    def _quantize(self, _e: Expr, args: list[str], a: Sequence[Any]) -> str:
+        return f"({_nearest(args[0], float_text(a[0]), *a[1:])} + ({a[1]}))"
 
-    def _requantize(self, e: Expr, args: list[str], a: Sequence[Any]) -> str:
-        return _rounded(e, f"(float){args[0]} * {args[1]}", *a)
+    def _requantize(self, _e: Expr, args: list[str], a: Sequence[Any]) -> str:
+        return f"({_nearest(f'(float){args[0]}', args[1], *a)} + ({a[0]}))"
 
-    def _code_mul(self, e: Expr, args: list[str], a: Sequence[Any]) -> str:
-        product = f"(float)(({args[0]} - ({a[0]})) * ({args[1]} - ({a[1]})))"
-        return _rounded(e, f"{product} * {float_text(a[2])}", *a[3:])
+    def _code_mul(self, _e: Expr, args: list[str], a: Sequence[Any]) -> str:
+        return f"({_nearest(_code_product(args, a), float_text(a[2]), *a[3:])} + ({a[3]}))"
 
-    def _code_add(self, e: Expr, args: list[str], a: Sequence[Any]) -> str:
+    def _real_quantize(self, _e: Expr, args: list[str], a: Sequence[Any]) -> str:
+        nearest = _nearest(args[0], float_text(a[1]), *a[2:], as_real=True)
+        return f"{nearest} * {float_text(a[0])}"
+
+    def _real_requantize(self, _e: Expr, args: list[str], a: Sequence[Any]) -> str:
+        nearest = _nearest(f"(float){args[0]}", args[1], *a[1:], as_real=True)
+        return f"{nearest} * {float_text(a[0])}"
+
+    def _real_code_mul(self, _e: Expr, args: list[str], a: Sequence[Any]) -> str:
+        nearest = _nearest(_code_product(args, a[1:]), float_text(a[3]), *a[4:], as_real=True)
+        return f"{nearest} * {float_text(a[0])}"
+
+    def _code_add(self, _e: Expr, args: list[str], a: Sequence[Any]) -> str:
         za, zb, fa, fb, shift, zero_point, low, high = a
         total = f"({args[0]} - ({za})) * {fa} + ({args[1]} - ({zb})) * {fb}"
         nearest = f"(({total} + {1 << (shift - 1)}) >> {shift}) + ({zero_point})"
-        return f"({C_TYPES[e.dtype]})se_clamp({nearest}, {low}, {high})"
+        return f"se_clamp({nearest}, {low}, {high})"
 
     def _sub16(self, _e: Expr, args: list[str], _a: Sequence[Any]) -> str:
-        return f"(int16_t)({args[0]} - {args[1]})"
+        return f"{args[0]} - {args[1]}"
 
     def _mean(self, _e: Expr, args: list[str], a: Sequence[Any]) -> str:
         return f"(float)({args[0]} / {a[0]})"
@@ -351,6 +363,13 @@ def _is_leaf(e: Expr) -> bool:
     return e.op == "leaf"
 
 
-def _rounded(e: Expr, real: str, zero_point: Number, low: Number, high: Number) -> str:
+def _code_product(args: list[str], a: Sequence[Any]) -> str:
+    return f"(float)(({args[0]} - ({a[0]})) * ({args[1]} - ({a[1]})))"
+
+
+def _nearest(
+    real: str, factor: str, zero_point: Number, low: Number, high: Number, *, as_real: bool = False
+) -> str:
     least, most = float_text(float(low) - zero_point), float_text(float(high) - zero_point)
-    return f"({C_TYPES[e.dtype]})se_round({real}, {least}, {most}, {int(zero_point)})"
+    cast = "" if as_real else "(int32_t)"
+    return f"{cast}se_round({real} * {factor}, {least}, {most})"

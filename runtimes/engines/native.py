@@ -40,6 +40,7 @@ FLAGS = (
     "-fno-trapping-math",
     "-fPIC",
     "-shared",
+    *(("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()),
 )
 INSTALL = "apt install gcc (or set CC to a C compiler)"
 TIMEOUT_S = 300
