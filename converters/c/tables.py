@@ -1,4 +1,4 @@
-"""Functions of one int8 code become tables of 256 entries, computed as the golden rollout does.
+"""Functions of one int8 code become tables of 256 entries, as the golden rollout computes them.
 
 Every float operation is done in float64 and rounded to float32, so a table entry is the golden
 integer itself; a polynomial in float32 could end on the other side of a rounding boundary.
@@ -7,6 +7,7 @@ integer itself; a polynomial in float32 could end on the other side of a roundin
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -64,11 +65,11 @@ _FUNCTIONS: dict[str, Any] = {
 }
 
 
-def _value(e: Expr, done: dict[int, Array], codes: Array) -> Array:
-    """Value of one node for every code; arguments are done."""
-    args = [done[id(a)] for a in e.args]
-    if e.op == "leaf":
-        return codes
+_KNOWN = {*_FUNCTIONS, "number", "dequantize", "quantize", "leaky"}
+
+
+def _value(e: Expr, args: list[Array]) -> Array:
+    """Value of one node for every code."""
     if e.is_number:
         return np.array(e.attrs[0], e.dtype)
     if e.op == "dequantize":
@@ -78,33 +79,48 @@ def _value(e: Expr, done: dict[int, Array], codes: Array) -> Array:
         inverse, zero_point, low, high = e.attrs
         nearest = np.rint(np.nan_to_num(args[0] * np.float32(inverse), nan=-np.inf))
         return np.clip(nearest + float(zero_point), float(low), float(high)).astype(e.dtype)
-    if e.op == "leaky":
-        wide = args[0].astype(np.float64)
-        return np.where(wide >= 0, wide, wide * float(e.attrs[0])).astype(np.float32)
     wide = [a.astype(np.float64) for a in args]
-    return np.asarray(_FUNCTIONS[e.op](*wide)).astype(np.float32)
+    if e.op == "leaky":
+        made = np.where(wide[0] >= 0, wide[0], wide[0] * float(e.attrs[0]))
+    else:
+        made = _FUNCTIONS[e.op](*wide)
+    return np.asarray(made).astype(np.float32)
 
 
-def _known(e: Expr) -> bool:
-    return e.op in _FUNCTIONS or e.op in ("leaf", "number", "dequantize", "quantize", "leaky")
+@dataclass(frozen=True)
+class _Fact:
+    """Of one node: its structure, the one code that it is a function of, and is it costly."""
+
+    key: int
+    base: Expr | None  # None: of no code at all
+    base_key: int
+    single: bool
+    costly: bool
 
 
 def with_tables(expr: Expr) -> Expr:
-    """Replace the largest subtrees of one int8 leaf that hold a costly operation."""
-    # per node: the one int8 leaf below it (None: only numbers, False: more than that), is it costly
-    facts: dict[int, tuple[Any, bool]] = {}
+    """Replace the largest subtrees that are functions of one int8 code and costly."""
+    keys: dict[tuple[Any, ...], int] = {}
+    facts: dict[int, _Fact] = {}
 
-    def survey(e: Expr) -> tuple[Any, bool]:
-        if id(e) not in facts:
-            below = [survey(a) for a in e.args]
-            if e.op == "leaf" and e.view is not None:
-                key = (id(e.view.buffer), e.view.offset, e.view.strides)
-                facts[id(e)] = (key if e.dtype == "int8" else False, False)
-            else:
-                keys = {k for k, _ in below if k is not None}
-                single = not keys or (len(keys) == 1 and False not in keys)
-                one = (next(iter(keys)) if keys else None) if single and _known(e) else False
-                facts[id(e)] = (one, e.op in TABULATED or any(c for _, c in below))
+    def survey(e: Expr) -> _Fact:
+        if id(e) in facts:
+            return facts[id(e)]
+        below = [survey(a) for a in e.args]
+        view = e.view
+        place = None if view is None else (id(view.buffer), view.offset, view.strides)
+        key = keys.setdefault((e.op, e.dtype, e.attrs, place, *(f.key for f in below)), len(keys))
+        bases = {f.base_key: f.base for f in below if f.base is not None}
+        single = len(bases) <= 1 and all(f.single for f in below) and e.op in _KNOWN
+        if single and e.op != "leaf":
+            base = next(iter(bases.values()), None)
+            base_key = next(iter(bases), -1)
+            costly = e.op in TABULATED or any(f.costly for f in below)
+            facts[id(e)] = _Fact(key, base, base_key, True, costly)
+        elif e.dtype == "int8":  # whatever made it, it is one code
+            facts[id(e)] = _Fact(key, e, key, True, False)
+        else:
+            facts[id(e)] = _Fact(key, None, -1, False, False)
         return facts[id(e)]
 
     survey(expr)
@@ -112,33 +128,35 @@ def with_tables(expr: Expr) -> Expr:
 
     def visit(e: Expr) -> Expr:
         if id(e) not in made:
-            key, costly = facts[id(e)]
-            if isinstance(key, tuple) and costly and e.dtype in ("int8", "float32"):
-                made[id(e)] = _tabulated(e)
+            fact = facts[id(e)]
+            wanted = fact.costly and fact.base is not None and e.dtype in ("int8", "float32")
+            if wanted and fact.base is not None:
+                made[id(e)] = _tabulated(e, visit(fact.base), fact.base_key, facts)
             else:
-                args = tuple(visit(a) for a in e.args)
-                made[id(e)] = Expr(e.op, e.dtype, args, e.attrs, e.view)
+                made[id(e)] = Expr(e.op, e.dtype, tuple(map(visit, e.args)), e.attrs, e.view)
         return made[id(e)]
 
     return visit(expr)
 
 
-def _tabulated(expr: Expr) -> Expr:
+def _tabulated(expr: Expr, code: Expr, base_key: int, facts: dict[int, _Fact]) -> Expr:
+    """A table over all codes of what ``expr`` is a function of."""
     codes = np.arange(-128, 128).astype(np.int8)
     done: dict[int, Array] = {}
-    source: list[Expr] = []
 
-    def evaluate(e: Expr) -> Expr | None:
-        if e.op == "leaf":
-            source.append(e)
-        with np.errstate(all="ignore"):
-            done[id(e)] = _value(e, done, codes)
-        return None
+    def evaluate(e: Expr) -> Array:
+        if id(e) not in done:
+            if facts[id(e)].key == base_key:
+                done[id(e)] = codes
+            else:
+                args = [evaluate(a) for a in e.args]
+                with np.errstate(all="ignore"):
+                    done[id(e)] = _value(e, args)
+        return done[id(e)]
 
-    replaced(expr, evaluate)
-    values = np.broadcast_to(done[id(expr)], (256,)).astype(expr.dtype)
+    values = np.broadcast_to(evaluate(expr), (256,)).astype(expr.dtype)
     table = Buffer(expr.dtype, 256, "const", np.ascontiguousarray(values))
-    return Expr("table", expr.dtype, (source[0],), (), contiguous(table, (256,)))
+    return Expr("table", expr.dtype, (code,), (), contiguous(table, (256,)))
 
 
 def without_detours(expr: Expr) -> Expr:
