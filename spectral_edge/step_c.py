@@ -61,7 +61,9 @@ def write_source(bundle: Bundle, path: Path, prefix: str | None = None) -> dict[
     Raises:
         RuntimeUnfit, ConversionError, RuntimeUnavailable: see :func:`bundle_source`.
     """
-    plain = "".join(c if c.isascii() and c.isalnum() else "_" for c in path.stem).lstrip("_0123456789")
+    plain = "".join(c if c.isascii() and c.isalnum() else "_" for c in path.stem).lstrip(
+        "_0123456789"
+    )
     made = bundle_source(bundle, prefix or plain[:40] or "step")
     header = path.with_suffix(".h")
     path.write_text(made.source, "utf-8")

@@ -160,8 +160,15 @@ class _Tiles:
         if out_h > 1:
             text.loop("h", out_h)
         if shape.padded_h:
-            self._bounds("h", h, kernel.before[0], kernel.stride[0], kernel.dilation[0],
-                         kernel.weight.shape[1], shape.x.shape[1])
+            self._bounds(
+                "h",
+                h,
+                kernel.before[0],
+                kernel.stride[0],
+                kernel.dilation[0],
+                kernel.weight.shape[1],
+                shape.x.shape[1],
+            )
         if last > first:
             count = -(-(last - first) // tile)
             if count == 1:
@@ -224,8 +231,15 @@ class _Tiles:
         """Write the sums of ``tile`` positions from ``w`` on, and their epilogue."""
         text, shape, kernel = self.text, self.shape, self.kernel
         if cut:
-            self._bounds("w", w, kernel.before[1], kernel.stride[1], kernel.dilation[1],
-                         kernel.weight.shape[2], shape.x.shape[2])
+            self._bounds(
+                "w",
+                w,
+                kernel.before[1],
+                kernel.stride[1],
+                kernel.dilation[1],
+                kernel.weight.shape[2],
+                shape.x.shape[2],
+            )
         width = shape.groups * shape.lanes
         text.line(f"{self.ctype} acc[{tile * width}] __attribute__((aligned(64)));")
         runs = self._runs_per_output()
@@ -253,19 +267,31 @@ class _Tiles:
         self._epilogue(n, h, w, tile)
 
     def _runs_per_output(self) -> int:
-        return self.kernel.weight[0].size // (self.kernel.weight.shape[-1] * self.shape.run)
+        sums = self.kernel.weight[0].size // self.kernel.weight.shape[-1]
+        return int(sums) // self.shape.run
 
     def _chunk(
-        self, n: str, h: str, w: str, tile: int, cut: bool, chunk: tuple[int, ...], at: str,
-        weights: str, group: str, per_group: int,
+        self,
+        n: str,
+        h: str,
+        w: str,
+        tile: int,
+        cut: bool,
+        chunk: tuple[int, ...],
+        at: str,
+        weights: str,
+        group: str,
+        per_group: int,
     ) -> None:
         """Sum one group of vectors of outputs over all taps."""
-        text, shape, kernel = self.text, self.shape, self.kernel
+        text, shape = self.text, self.shape
         line = text.line
         text.open("")
         chains = 1
-        while chains < 4 and chains * 2 * tile * len(chunk) <= MIN_CHAINS and (
-            shape.terms >= 8 * chains
+        while (
+            chains < 4
+            and chains * 2 * tile * len(chunk) <= MIN_CHAINS
+            and (shape.terms >= 8 * chains)
         ):
             chains *= 2
         start = f"{group} * {shape.lanes} + {at}" if group != "0" else at
@@ -278,8 +304,11 @@ class _Tiles:
                     line(f"{vector} a{p}_{v}_{u} = {value if u == 0 else '{0}'};")
         kind = "int16_t" if shape.codes else "float"
         origin = self._origin(n, h, w, cut, group)
-        line(f"const {kind} *wb = {self.weights} + {group} * {per_group} + {weights};"
-             if group != "0" else f"const {kind} *wb = {self.weights} + {weights};")
+        line(
+            f"const {kind} *wb = {self.weights} + {group} * {per_group} + {weights};"
+            if group != "0"
+            else f"const {kind} *wb = {self.weights} + {weights};"
+        )
         line(f"const {kind} *xb = {origin};")
         self._taps(tile, cut, chunk, chains, kind)
         for v, lanes in enumerate(chunk):
@@ -293,8 +322,12 @@ class _Tiles:
         """Address of the first value that position ``w`` reads."""
         shape, kernel = self.shape, self.kernel
         terms = [(n, shape.x.strides[0])]
-        terms.append(("h0" if shape.padded_h else h, shape.x.strides[1] * (
-            1 if shape.padded_h else kernel.stride[0])))
+        terms.append(
+            (
+                "h0" if shape.padded_h else h,
+                shape.x.strides[1] * (1 if shape.padded_h else kernel.stride[0]),
+            )
+        )
         offset = 0
         if cut:
             terms.append(("w0", shape.x.strides[2]))
@@ -308,9 +341,7 @@ class _Tiles:
         name, rest = text.split("[", 1)
         return f"{name} + ({rest.rstrip(']')})"
 
-    def _taps(
-        self, tile: int, cut: bool, chunk: tuple[int, ...], chains: int, kind: str
-    ) -> None:
+    def _taps(self, tile: int, cut: bool, chunk: tuple[int, ...], chains: int, kind: str) -> None:
         """Loops over kernel rows, runs and values."""
         text, shape, kernel = self.text, self.shape, self.kernel
         x, size = shape.x, sum(chunk) * (2 if shape.codes else 1)
@@ -392,12 +423,14 @@ class _Tiles:
     def _epilogue(self, n: str, h: str, w: str, tile: int) -> None:
         """Store what the readers want of ``tile`` times all outputs."""
         text, shape, kernel = self.text, self.shape, self.kernel
-        assert kernel.expr is not None and kernel.out is not None
+        assert kernel.expr is not None
+        assert kernel.out is not None
         outputs = kernel.weight.shape[-1]
         split = (*kernel.shape[:3], shape.groups, outputs)
         expr = remapped(kernel.expr, lambda view: view.reshaped(split))
         out = kernel.out.reshaped(split)
-        assert expr is not None and out is not None
+        assert expr is not None
+        assert out is not None
         outer = [n, h, f"({w})" if w != "0" else "0", "0", "0"]
         inner = [(2, tile), (3, shape.groups), (4, outputs)]
         strides = (shape.groups * shape.lanes, shape.lanes, 1)
@@ -418,10 +451,14 @@ def _emit_wide(text: KernelText, kernel: Dense) -> None:
     text.line(f"acc[o] = {bias}[g * {outputs} + o];")
     text.close()
     text.loop("kh", height)
-    text.line(f"const int r = h * {kernel.stride[0]} + kh * {kernel.dilation[0]} - {kernel.before[0]};")
+    text.line(
+        f"const int r = h * {kernel.stride[0]} + kh * {kernel.dilation[0]} - {kernel.before[0]};"
+    )
     text.line(f"if (r < 0 || r >= {kernel.x.shape[1]}) continue;")
     text.loop("kw", width)
-    text.line(f"const int q = w * {kernel.stride[1]} + kw * {kernel.dilation[1]} - {kernel.before[1]};")
+    text.line(
+        f"const int q = w * {kernel.stride[1]} + kw * {kernel.dilation[1]} - {kernel.before[1]};"
+    )
     text.line(f"if (q < 0 || q >= {kernel.x.shape[2]}) continue;")
     text.loop("k", depth)
     s = kernel.x.strides
@@ -431,10 +468,13 @@ def _emit_wide(text: KernelText, kernel: Dense) -> None:
     at = f"g * {steps[0]} + kh * {steps[1]} + kw * {steps[2]} + k * {steps[3]} + o"
     text.line(f"acc[o] += x * (double){weight}[{at}];")
     text.close(4)
-    assert kernel.expr is not None and kernel.out is not None
+    assert kernel.expr is not None
+    assert kernel.out is not None
     split = (batch, out_h, out_w, groups, outputs)
     expr = remapped(kernel.expr, lambda view: view.reshaped(split))
     out = kernel.out.reshaped(split)
-    assert expr is not None and out is not None and math.prod(split) == kernel.out.size
+    assert expr is not None
+    assert out is not None
+    assert math.prod(split) == kernel.out.size
     text.nest(expr, out, ["n", "h", "w", "g", "0"], [(4, outputs)], ("acc", (1,)))
     text.close(4)

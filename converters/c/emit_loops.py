@@ -18,7 +18,8 @@ LANES = 8  # partial sums of a reduction along neighbours
 
 
 def _target(kernel: Kernel) -> tuple[Expr, View]:
-    assert kernel.expr is not None and kernel.out is not None
+    assert kernel.expr is not None
+    assert kernel.out is not None
     return kernel.expr, kernel.out
 
 
@@ -92,12 +93,16 @@ def _depthwise_tile(
         text.line(f"acc[c] = {bias}[c];")
         text.close()
         text.loop("kh", taps_h)
-        text.line(f"const int r = {h} * {kernel.stride[0]} + kh * {kernel.dilation[0]} - "
-                  f"{kernel.before[0]};")
+        text.line(
+            f"const int r = {h} * {kernel.stride[0]} + kh * {kernel.dilation[0]} - "
+            f"{kernel.before[0]};"
+        )
         text.line(f"if (r < 0 || r >= {x.shape[1]}) continue;")
         text.loop("kw", taps_w)
-        text.line(f"const int q = {start} * {kernel.stride[1]} + kw * {kernel.dilation[1]} - "
-                  f"{kernel.before[1]};")
+        text.line(
+            f"const int q = {start} * {kernel.stride[1]} + kw * {kernel.dilation[1]} - "
+            f"{kernel.before[1]};"
+        )
         text.line(f"if (q < 0 || q >= {x.shape[2]}) continue;")
         text.loop("c", channels)
         value = text.address(x, [(n, s[0]), ("r", s[1]), ("q", s[2]), ("c", s[3])])
@@ -118,8 +123,10 @@ def _depthwise_tile(
                 terms = [(n, s[0]), (h, s[1] * kernel.stride[0])]
                 terms += [(position, s[2] * kernel.stride[1]), ("c", s[3])]
                 tap = f"{weight}[{(kh * taps_w + kw) * channels} + c]"
-                text.line(f"const {ctype} s{kh}_{kw} = "
-                          f"{_mac(kernel, total, tap, text.address(moved, terms))};")
+                text.line(
+                    f"const {ctype} s{kh}_{kw} = "
+                    f"{_mac(kernel, total, tap, text.address(moved, terms))};"
+                )
                 total = f"s{kh}_{kw}"
         text.line(f"acc[{f'p * {channels} + ' if size > 1 else ''}c] = {total};")
         text.close(2 if size > 1 else 1)
@@ -200,8 +207,7 @@ _START = {"sum": "0", "max": "-INFINITY", "min": "INFINITY"}
 def _body_value(text: KernelText, body: Expr, names: Sequence[str]) -> str:
     """Write ``body`` at the element that ``names`` say; returns its text."""
     texts = {
-        view_key(v): text.address(v, list(zip(names, v.strides, strict=True)))
-        for v in leaves(body)
+        view_key(v): text.address(v, list(zip(names, v.strides, strict=True))) for v in leaves(body)
     }
     return text.element(body, texts)
 
@@ -255,8 +261,10 @@ def _reduce_along(
     text.line(f"const int {names[axis]} = j + l;")
     text.line(f"part[l] += {_body_value(text, kernel.body, names)};")
     text.close(2)
-    text.line("acc[0] = ((part[0] + part[4]) + (part[2] + part[6])) + "
-              "((part[1] + part[5]) + (part[3] + part[7]));")
+    text.line(
+        "acc[0] = ((part[0] + part[4]) + (part[2] + part[6])) + "
+        "((part[1] + part[5]) + (part[3] + part[7]));"
+    )
     if whole < count:
         text.open(f"for (int {names[axis]} = {whole}; {names[axis]} < {count}; {names[axis]}++)")
         text.line(f"acc[0] += {_body_value(text, kernel.body, names)};")
@@ -319,5 +327,3 @@ def emit_pool(text: KernelText, kernel: Pool) -> None:
     expr, out = _target(kernel)
     text.nest(expr, out, ["n", "h", "w", "0"], [(3, channels)], ("acc", (1,)))
     text.close(3)
-
-

@@ -34,7 +34,7 @@ CODES = {"int8": (-128, 127), "int16": (-32768, 32767)}
 
 @dataclass(frozen=True, eq=False)
 class Expr:
-    """A node: ``view`` is what a leaf reads (or the entries of a table), ``attrs`` are constants."""
+    """A node: ``view`` is what a leaf reads or a table holds, ``attrs`` are constants."""
 
     op: str
     dtype: str

@@ -109,7 +109,7 @@ class Depthwise(Kernel):
 
 @dataclass(eq=False)
 class Matmul(Kernel):
-    """``shape`` = [batch…, rows, columns]; ``a`` [batch…, rows, depth], ``b`` [batch…, depth, columns]."""
+    """[batch…, rows, columns] of ``a`` [batch…, rows, depth], ``b`` [batch…, depth, columns]."""
 
     a: View = field(kw_only=True)
     b: View = field(kw_only=True)

@@ -280,4 +280,3 @@ def lower_graph(graph: Graph) -> Lowering:
     lowering = Lowering(graph, exact)
     lowering.run()
     return lowering
-

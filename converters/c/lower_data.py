@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 from .expr import Lazy, leaf, number, remapped
 from .lower import Lowering, lowers
@@ -180,15 +181,18 @@ def lower_gather(low: Lowering, op: Operator) -> Lazy:
         while at + count < len(rows) and rows[at + count] == rows[at] + count:
             count += 1
         size = tuple(count if i == axis else n for i, n in enumerate(shape))
-        begins = [
-            [where if i == axis else 0 for i in range(len(shape))] for where in (rows[at], at)
-        ]
-        steps = [1] * len(shape)
-        part = remapped(value.expr, lambda v, b=begins[0], s=size: v.sliced(b, s, steps))  # type: ignore[misc]
+        source_part = partial(_part, where=rows[at], axis=axis, shape=size)
+        part = remapped(value.expr, source_part)
         assert part is not None
-        low.store(Lazy(size, part), home.sliced(begins[1], size, steps))
+        low.store(Lazy(size, part), _part(home, at, axis, size))
         at += count
     return Lazy(made.shape, leaf(home))
+
+
+def _part(view: View, where: int, axis: int, shape: tuple[int, ...]) -> View:
+    """The block of ``shape`` that begins at ``where`` on one axis."""
+    begin = [where if i == axis else 0 for i in range(len(shape))]
+    return view.sliced(begin, shape, [1] * len(shape))
 
 
 @lowers("PAD", "PADV2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,8 @@ def _total(op: Operator, x: Tensor, weight: Tensor, acc: Expr, outputs: int) -> 
     op.require(made.dtype == "int8" and made.quantised, f"writes {made.dtype}")
     bounds = _BOUNDS.get(int(op.options.get("FusedActivationFunction", 0)))
     op.require(bounds is not None, "has an unknown activation")
-    assert bounds is not None and acc.view is not None
+    assert bounds is not None
+    assert acc.view is not None
     scales = np.float32(x.scale) * np.asarray(weight.scales, np.float32) / np.float32(made.scale)
     op.require(bool(np.all(np.isfinite(scales))), "has scales whose ratio is not finite")
     factor = number(float(scales[0]))
@@ -86,8 +88,10 @@ def _total(op: Operator, x: Tensor, weight: Tensor, acc: Expr, outputs: int) -> 
 def _fits_int32(op: Operator, weight: NDArray[Any], bias: NDArray[Any]) -> None:
     worst = np.abs(weight.astype(np.int64)).sum() * 255 + np.abs(bias.astype(np.int64)).max()
     per = weight.size // max(weight.shape[-1] * weight.shape[0], 1) * 255 * 128
-    op.require(min(int(worst), per + int(np.abs(bias.astype(np.int64)).max())) <= _LARGEST,
-               "sums more products than int32 holds")
+    op.require(
+        min(int(worst), per + int(np.abs(bias.astype(np.int64)).max())) <= _LARGEST,
+        "sums more products than int32 holds",
+    )
 
 
 # --- convolutions ---------------------------------------------------------------------------
@@ -108,9 +112,7 @@ def _geometry(op: Operator, x: Tensor, kernel: tuple[int, int]) -> dict[str, Any
     dilation = int(o.get("DilationHFactor", 1)), int(o.get("DilationWFactor", 1))
     good = all(0 < n <= 1 << 24 for n in (*stride, *dilation)) and len(x.shape) == 4
     op.require(good and int(o.get("Padding", 0)) in (0, 1), "has a bad geometry")
-    axes = [
-        _window(op, x.shape[1 + i], kernel[i], stride[i], dilation[i]) for i in range(2)
-    ]
+    axes = [_window(op, x.shape[1 + i], kernel[i], stride[i], dilation[i]) for i in range(2)]
     op.require(
         op.output.shape[:3] == (x.shape[0], axes[0][0], axes[1][0]) and len(op.output.shape) == 4,
         "has an output of another size",
@@ -209,7 +211,8 @@ def lower_fully_connected(low: Lowering, op: Operator) -> Lazy:
     view, shape = _rows(value, rows, depth)
     if view is None:
         view, shape = _rows(low.stored(low.value(x)), rows, depth)
-    assert view is not None and weight.data is not None
+    assert view is not None
+    assert weight.data is not None
     bias = _bias(op, codes, outputs)
     matrix = np.ascontiguousarray(weight.data.T).reshape(1, 1, 1, depth, outputs)
     if codes:
@@ -245,7 +248,7 @@ def lower_batch_matmul(low: Lowering, op: Operator) -> Lazy:
     a, b, made = op.input(0), op.input(1), op.output
     op.require({a.dtype, b.dtype, made.dtype} == {"float32"}, "is not float32")
     rank = len(made.shape)
-    op.require(2 <= rank and max(len(a.shape), len(b.shape)) == rank, "has a bad rank")
+    op.require(rank >= 2 and max(len(a.shape), len(b.shape)) == rank, "has a bad rank")
     views = []
     for tensor, adjoint in ((a, "AdjX"), (b, "AdjY")):
         view = low.in_memory(low.value(tensor))
@@ -259,7 +262,8 @@ def lower_batch_matmul(low: Lowering, op: Operator) -> Lazy:
     spread = x.broadcast(left), y.broadcast(right)
     fits = y.shape[-2] == depth and x.shape[-2] == made.shape[-2] and y.shape[-1] == made.shape[-1]
     op.require(fits and None not in spread, "has matrices that do not fit")
-    assert spread[0] is not None and spread[1] is not None
+    assert spread[0] is not None
+    assert spread[1] is not None
     kernel = Matmul(made.shape, _acc(low, made.shape), a=spread[0], b=spread[1])
     return Lazy(made.shape, _real(low.pending(kernel)))
 
@@ -303,15 +307,18 @@ def _unrolled(
 ) -> Expr:
     parts = []
     for i in range(x.shape[axis]):
-        begin = [i if a == axis else 0 for a in range(len(kept))]
-        steps = [1] * len(kept)
-        part = remapped(low.real(op, x), lambda v, b=begin: v.sliced(b, kept, steps))  # type: ignore[misc]
+        part = remapped(low.real(op, x), partial(_row, row=i, axis=axis, shape=kept))
         assert part is not None
         parts.append(part)
     total = parts[0]
     for part in parts[1:]:
         total = node(how, "float32", total, part)
     return total
+
+
+def _row(view: View, row: int, axis: int, shape: tuple[int, ...]) -> View:
+    begin = [row if a == axis else 0 for a in range(len(shape))]
+    return view.sliced(begin, shape, [1] * len(shape))
 
 
 @lowers("SOFTMAX")
@@ -352,4 +359,3 @@ def lower_pool(low: Lowering, op: Operator) -> Lazy:
         op.require(not op.options.get("FusedActivationFunction"), "has an activation on codes")
         return Lazy(made.shape, acc)
     return Lazy(made.shape, activated(op, _real(acc)))
-

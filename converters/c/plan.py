@@ -126,9 +126,7 @@ def _output(
     return out
 
 
-def _allocate(
-    kernels: list[Kernel], ports: list[View]
-) -> tuple[dict[int, int], dict[str, int]]:
+def _allocate(kernels: list[Kernel], ports: list[View]) -> tuple[dict[int, int], dict[str, int]]:
     """First fit over live ranges, one pool per dtype."""
     spans: dict[int, tuple[Buffer, int, int]] = {}
     last = len(kernels)

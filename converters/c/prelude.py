@@ -90,9 +90,30 @@ _helper(
 )
 # acc[o] += w[o][0] * x[0] + w[o][1] * x[1], the pair of x as one int32
 _MADD = {
-    16: ("defined(__AVX512BW__)", "_mm512_add_epi32", "_mm512_madd_epi16", "__m512i", "_mm512_set1_epi32", "_mm512_loadu_si512"),
-    8: ("defined(__AVX2__)", "_mm256_add_epi32", "_mm256_madd_epi16", "__m256i", "_mm256_set1_epi32", "_mm256_loadu_si256"),
-    4: ("defined(__AVX2__)", "_mm_add_epi32", "_mm_madd_epi16", "__m128i", "_mm_set1_epi32", "_mm_loadu_si128"),
+    16: (
+        "defined(__AVX512BW__)",
+        "_mm512_add_epi32",
+        "_mm512_madd_epi16",
+        "__m512i",
+        "_mm512_set1_epi32",
+        "_mm512_loadu_si512",
+    ),
+    8: (
+        "defined(__AVX2__)",
+        "_mm256_add_epi32",
+        "_mm256_madd_epi16",
+        "__m256i",
+        "_mm256_set1_epi32",
+        "_mm256_loadu_si256",
+    ),
+    4: (
+        "defined(__AVX2__)",
+        "_mm_add_epi32",
+        "_mm_madd_epi16",
+        "__m128i",
+        "_mm_set1_epi32",
+        "_mm_loadu_si128",
+    ),
 }
 for _lanes, (_test, _add, _madd, _type, _set, _load) in _MADD.items():
     _vector = f"se_i{_lanes}"

@@ -224,9 +224,7 @@ def _tensor(tables: Any, model: Any, table: Any, index: int) -> Tensor:
     return Tensor(index, shape, dtype, scales, points, axis, _data(model, table, shape, dtype))
 
 
-def _data(
-    model: Any, table: Any, shape: tuple[int, ...], dtype: str
-) -> NDArray[Any] | None:
+def _data(model: Any, table: Any, shape: tuple[int, ...], dtype: str) -> NDArray[Any] | None:
     number = int(table.Buffer())
     _check(number < max(model.BuffersLength(), 1), "a tensor names a buffer that is not there")
     if number == 0:

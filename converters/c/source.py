@@ -131,8 +131,9 @@ class _Writer:
             function, call = self._kernel(i, kernel)
             functions.append(function)
             calls.append(call)
-        inputs, outputs = self._ports("input", self.plan.inputs), self._ports(
-            "output", self.plan.outputs
+        inputs, outputs = (
+            self._ports("input", self.plan.inputs),
+            self._ports("output", self.plan.outputs),
         )
         entries = self._entries(calls, inputs, outputs)
         declarations = self._declarations(inputs, outputs)
@@ -202,7 +203,7 @@ class _Writer:
             "/* One hop: reads inputs and states, writes outputs and next states. A hand-over that",
             f"   {p}_hand_over left waiting is done first. */",
             f"void {p}_run({self.type} *s);",
-            "/* The next states become the present ones: at once, or (waiting = 1) with the next hop. */",
+            "/* The next states become the present ones, now. */",
             f"void {p}_hand_over({self.type} *s);",
             "/* The flag of a hand-over that the next hop does first. */",
             f"int32_t *{p}_waiting({self.type} *s);",
@@ -212,7 +213,9 @@ class _Writer:
         for side in (inputs, outputs):
             for port in side.values():
                 shape = "".join(f"[{n}]" for n in port.shape)
-                lines.append(f"{C_TYPES[port.dtype]} *{port.function}({self.type} *s); /* {shape} */")
+                lines.append(
+                    f"{C_TYPES[port.dtype]} *{port.function}({self.type} *s); /* {shape} */"
+                )
         return "\n".join(lines) + "\n"
 
     def _entries(

@@ -26,7 +26,16 @@ C_TYPES = {
 }
 TEMPORARY = {"int8": "int32_t", "int16": "int32_t"}  # codes are narrowed where they are stored
 INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
-COMPARE = {"eq": "==", "ne": "!=", "gt": ">", "ge": ">=", "lt": "<", "le": "<=", "and": "&", "or": "|"}
+COMPARE = {
+    "eq": "==",
+    "ne": "!=",
+    "gt": ">",
+    "ge": ">=",
+    "lt": "<",
+    "le": "<=",
+    "and": "&",
+    "or": "|",
+}
 # operation -> (form for float32 programs, form that rounds the float64 value)
 FUNCTIONS = {
     "max": ("se_max({0}, {1})",) * 2,

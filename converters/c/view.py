@@ -86,9 +86,7 @@ class View:
         own, strides = (1,) * missing + self.shape, (0,) * missing + self.strides
         if any(n not in (1, m) for n, m in zip(own, shape, strict=True)):
             return None
-        spread = tuple(
-            0 if n == 1 else s for n, s in zip(own, strides, strict=True)
-        )
+        spread = tuple(0 if n == 1 else s for n, s in zip(own, strides, strict=True))
         return replace(self, shape=shape, strides=spread)
 
     def reshaped(self, shape: Shape) -> View | None:
@@ -134,9 +132,7 @@ def restrided(shape: Shape, strides: Sequence[int], wanted: Shape) -> tuple[int,
     return tuple(0 if n == 1 else next(steps) for n in wanted)
 
 
-def collapse(
-    shape: Shape, views: Sequence[tuple[int, ...]]
-) -> tuple[Shape, list[tuple[int, ...]]]:
+def collapse(shape: Shape, views: Sequence[tuple[int, ...]]) -> tuple[Shape, list[tuple[int, ...]]]:
     """Drop axes of size 1 and merge neighbours that every one of ``views`` steps through evenly."""
     sizes: list[int] = []
     kept: list[list[int]] = [[] for _ in views]

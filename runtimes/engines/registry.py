@@ -10,6 +10,7 @@ from spectral_edge.bundle import Bundle
 from spectral_edge.errors import RuntimeUnavailable, RuntimeUnfit, SpecError
 
 from .base import StepEngine
+from .compiler import INSTALL as COMPILER_LINE, compiler, compiler_version
 
 __all__ = [
     "ENGINES",
@@ -21,15 +22,12 @@ __all__ = [
 ]
 
 
-COMPILER = "a C compiler"
-
-
 @dataclass(frozen=True)
 class EngineInfo:
     """An engine: the module that drives it, the library it needs, the format it runs.
 
-    ``library`` is a Python module, or :data:`COMPILER` for a C compiler; ``extra`` brings it (for a
-    compiler it is the line to type).
+    ``compiles``: it needs a C compiler too, and takes seconds for a new bundle, so it is never
+    chosen unless it is asked for by name.
     """
 
     name: str
@@ -39,22 +37,18 @@ class EngineInfo:
     distributions: tuple[str, ...]
     kind: str
     extra: str
+    compiles: bool = False
 
     @property
     def installed(self) -> bool:
-        """True when its library is there; nothing heavy is imported to find out."""
-        if self.library == COMPILER:
-            from .native import compiler  # only the standard library and the core
-
-            return compiler() is not None
-        return find_spec(self.library) is not None
+        """True when what it needs is there; nothing is imported to find out."""
+        found = find_spec(self.library) is not None
+        return found and (compiler() is not None or not self.compiles)
 
     @property
     def version(self) -> str | None:
         """Installed version, or None."""
-        if self.library == COMPILER:
-            from .native import compiler, compiler_version
-
+        if self.compiles:
             command = compiler()
             return None if command is None else compiler_version(command)
         from importlib.metadata import PackageNotFoundError, version  # 10 ms, seldom needed
@@ -69,8 +63,8 @@ class EngineInfo:
     @property
     def install_line(self) -> str:
         """What to type to get it."""
-        if self.library == COMPILER:
-            return self.extra
+        if self.compiles and find_spec(self.library) is not None:
+            return COMPILER_LINE
         return f"pip install 'spectral-edge[{self.extra}]'"
 
 
@@ -114,7 +108,16 @@ ENGINES = {
             "tflite",
             "tensorflow",
         ),
-        EngineInfo("native", "native", "NativeEngine", COMPILER, (), "tflite", "apt install gcc"),
+        EngineInfo(
+            "native",
+            "native",
+            "NativeEngine",
+            "ai_edge_litert",  # brings the schema of TFLite files
+            (),
+            "tflite",
+            "litert",
+            compiles=True,
+        ),
     )
 }
 DEFAULT_ORDER = ("litert", "tflite-runtime", "onnxruntime")
