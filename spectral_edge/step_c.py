@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Bundle
-from .errors import RuntimeUnfit
+from .errors import RuntimeUnfit, SpecError
 
 if TYPE_CHECKING:
     from spectral_edge.converters.c import CSource
@@ -59,15 +59,20 @@ def write_source(bundle: Bundle, path: Path, prefix: str | None = None) -> dict[
         prefix: what the names of functions start with; the name of the file without one.
 
     Raises:
+        SpecError: ``path`` does not end in .c or cannot be written.
         RuntimeUnfit, ConversionError, RuntimeUnavailable: see :func:`bundle_source`.
     """
-    plain = "".join(c if c.isascii() and c.isalnum() else "_" for c in path.stem).lstrip(
-        "_0123456789"
-    )
-    made = bundle_source(bundle, prefix or plain[:40] or "step")
+    if path.suffix != ".c":
+        raise SpecError(f"output is {path.name!r}, must end in .c (a .h is put beside it)")
+    letters = (c if c.isascii() and c.isalnum() else "_" for c in path.stem)
+    plain = "".join(letters).lstrip("_0123456789")[:40]
+    made = bundle_source(bundle, prefix or plain or "step")
     header = path.with_suffix(".h")
-    path.write_text(made.source, "utf-8")
-    header.write_text(made.header, "utf-8")
+    try:
+        path.write_text(made.source, "utf-8")
+        header.write_text(made.header, "utf-8")
+    except OSError as error:
+        raise SpecError(f"cannot write {path} ({error.strerror})") from error
     return {
         "source": str(path),
         "header": str(header),

@@ -62,12 +62,12 @@ class Lazy:
 
 
 def leaf(view: View) -> Expr:
-    """Read memory."""
+    """An expression that reads memory."""
     return Expr("leaf", view.buffer.dtype, view=view)
 
 
 def number(value: Number, dtype: str = "float32") -> Expr:
-    """A constant; float32 values are rounded here."""
+    """An expression of one constant; float32 values are rounded here."""
     plain: Number = float(np.float32(value)) if dtype == "float32" else int(value)
     return Expr("number", dtype, attrs=(plain,))
 

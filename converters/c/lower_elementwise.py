@@ -63,6 +63,13 @@ def activated(op: Operator, expr: Expr) -> Expr:
     return expr if name is None else node(name, "float32", expr)
 
 
+def _operand(low: Lowering, op: Operator) -> Expr:
+    """The only operand of an operator that keeps its shape."""
+    x = op.input(0)
+    op.require(x.shape == op.output.shape, "changes the shape of its operand")
+    return low.real(op, x)
+
+
 @lowers("ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM", "POW", "FLOOR_DIV")
 def lower_binary(low: Lowering, op: Operator) -> Lazy:
     """Two operands; codes are dequantised, and sums and products of codes recognised later."""
@@ -88,14 +95,14 @@ def lower_squared_difference(low: Lowering, op: Operator) -> Lazy:
 @lowers("SQUARE")
 def lower_square(low: Lowering, op: Operator) -> Lazy:
     """x²."""
-    x = low.real(op, op.input(0))
+    x = _operand(low, op)
     return low.finished(op, node("mul", "float32", x, x))
 
 
 @lowers(*_FUNCTIONS)
 def lower_function(low: Lowering, op: Operator) -> Lazy:
     """One operand."""
-    x = low.real(op, op.input(0))
+    x = _operand(low, op)
     return low.finished(op, node(_FUNCTIONS[op.code], "float32", x))
 
 
@@ -103,14 +110,14 @@ def lower_function(low: Lowering, op: Operator) -> Lazy:
 def lower_gelu(low: Lowering, op: Operator) -> Lazy:
     """With the error function, or the approximation by tanh."""
     name = "gelu_tanh" if op.options.get("Approximate") else "gelu"
-    return low.finished(op, node(name, "float32", low.real(op, op.input(0))))
+    return low.finished(op, node(name, "float32", _operand(low, op)))
 
 
 @lowers("LEAKY_RELU")
 def lower_leaky_relu(low: Lowering, op: Operator) -> Lazy:
     """x, or alpha · x below zero."""
     alpha = number(float(op.options.get("Alpha", 0.0))).attrs
-    return low.finished(op, node("leaky", "float32", low.real(op, op.input(0)), attrs=alpha))
+    return low.finished(op, node("leaky", "float32", _operand(low, op), attrs=alpha))
 
 
 @lowers("PRELU")
@@ -123,7 +130,7 @@ def lower_prelu(low: Lowering, op: Operator) -> Lazy:
 @lowers("QUANTIZE", "DEQUANTIZE")
 def lower_quantize(low: Lowering, op: Operator) -> Lazy:
     """Between reals and codes, or from one grid to another through reals."""
-    return low.finished(op, low.real(op, op.input(0)))
+    return low.finished(op, _operand(low, op))
 
 
 @lowers("CAST")

@@ -84,12 +84,10 @@ def plan_step(graph: Graph, lowering: Lowering) -> Plan:
         hosts.setdefault(id(view.buffer.root), set()).add(name)
     outputs: dict[str, View] = {}
     moves: list[Move] = []
-    for name, tensor in graph.outputs.items():
-        state = name.removesuffix(NEXT) if name.endswith(NEXT) else None
-        state = state if state in graph.inputs else None
+    owners = {n: s for n in graph.outputs if (s := n.removesuffix(NEXT)) != n and s in inputs}
+    for name, state in owners.items():
+        tensor = graph.outputs[name]
         outputs[name] = _output(lowering, tensor, hosts, state)
-        if state is None:
-            continue
         before = graph.inputs[state]
         if (before.shape, before.dtype) != (tensor.shape, tensor.dtype):
             raise ConversionError(
@@ -99,6 +97,14 @@ def plan_step(graph: Graph, lowering: Lowering) -> Plan:
         source, target = outputs[name], inputs[state]
         if (source.buffer.root, _at(source)) != (target.buffer.root, _at(target)):
             moves.append(Move(target, source))
+    # the caller may write over an output while the hand-over still waits: nothing else lies there
+    for name, view in outputs.items():
+        hosts.setdefault(id(view.buffer.root), set()).add(name)
+    for name, tensor in graph.outputs.items():
+        if name not in owners:
+            outputs[name] = _output(lowering, tensor, hosts, None)
+            hosts.setdefault(id(outputs[name].buffer.root), set()).add(name)
+    outputs = {name: outputs[name] for name in graph.outputs}
     places, pools = _allocate(lowering.kernels, [*inputs.values(), *outputs.values()])
     return Plan(
         tuple(lowering.kernels), inputs, outputs, tuple(moves), places, pools, lowering.exact

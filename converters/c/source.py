@@ -158,13 +158,21 @@ class _Writer:
 
     def _kernel(self, index: int, kernel: Kernel) -> tuple[str, str]:
         own = frozenset(id(buffer) for buffer in kernel.scratch)
-        text = KernelText(self.constants, self.plan.exact, kernel.acc, own)
+        assert kernel.out is not None
+        shifts = {(id(kernel.out.buffer.root), True): kernel.out.first}
+        for view in kernel.reads():
+            if view.buffer.root.kind == "const":
+                continue
+            key = id(view.buffer.root), False
+            shifts[key] = min(view.first, shifts.get(key, view.first))
+        text = KernelText(self.constants, self.plan.exact, kernel.acc, own, shifts)
         _WRITERS[type(kernel)](text, kernel)
         parameters, arguments = [], []
         for (_, write), (name, root) in text.parameters.items():
+            shift = text.shift(root, write)
             const = "" if write else "const "
             parameters.append(f"{const}{C_TYPES[root.dtype]} *restrict {name}")
-            place = self.plan.places[id(root)]
+            place = self.plan.places[id(root)] + shift
             arguments.append(f"s->{POOLS[root.dtype]} + {place}")
         body = "\n".join(text.lines)
         function = f"SE_KERNEL void k{index}({', '.join(parameters)})\n{{\n{body}\n}}\n"

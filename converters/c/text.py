@@ -124,14 +124,21 @@ class KernelText:
     """Writes the body of one kernel function.
 
     ``acc`` is the accumulator buffer and how to spell its element: a name and the strides of the
-    inner axes of the epilogue. ``own`` are buffers that the kernel both writes and reads.
+    inner axes of the epilogue. ``own`` are buffers that the kernel both writes and reads;
+    ``shifts`` say where the pointers to others point (see :meth:`shift`).
     """
 
     def __init__(
-        self, constants: Constants, exact: bool, acc: Buffer, own: frozenset[int] = frozenset()
+        self,
+        constants: Constants,
+        exact: bool,
+        acc: Buffer,
+        own: frozenset[int] = frozenset(),
+        shifts: Mapping[tuple[int, bool], int] | None = None,
     ) -> None:
         self.constants, self.exact, self.acc = constants, exact, acc
         self.own = own
+        self.shifts = shifts or {}
         self.lines: list[str] = []
         self.depth = 1
         self.parameters: dict[tuple[int, bool], tuple[str, Buffer]] = {}
@@ -177,6 +184,14 @@ class KernelText:
             self.parameters[key] = name, root
         return self.parameters[key][0]
 
+    def shift(self, root: Buffer, write: bool) -> int:
+        """Where the pointer points: the first element that the kernel reads, or writes.
+
+        A kernel may write one part of a buffer and read others; two pointers to the whole of it
+        would break the promise of ``restrict``.
+        """
+        return 0 if id(root) in self.own else self.shifts.get((id(root), write), 0)
+
     def address(self, view: View, terms: Sequence[tuple[str, int]], write: bool = False) -> str:
         """Text of the element at ``sum(variable · step)`` of a view."""
         parts = [
@@ -184,7 +199,8 @@ class KernelText:
             for name, step in terms
             if step != 0 and name != "0"
         ]
-        offset = view.offset + view.buffer.start
+        root = view.buffer.root
+        offset = view.offset + view.buffer.start - self.shift(root, write)
         if offset or not parts:
             parts.append(str(offset))
         return f"{self.base(view.buffer, write)}[{' + '.join(parts)}]"

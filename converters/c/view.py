@@ -60,6 +60,12 @@ class View:
         return math.prod(self.shape)
 
     @property
+    def first(self) -> int:
+        """The lowest element of the root buffer that it reaches."""
+        steps = zip(self.shape, self.strides, strict=True)
+        return self.buffer.start + self.offset + sum(min(0, (n - 1) * s) for n, s in steps)
+
+    @property
     def is_packed(self) -> bool:
         """True when the elements lie one after another."""
         return all(
@@ -111,6 +117,7 @@ def contiguous(buffer: Buffer, shape: Shape, offset: int = 0) -> View:
 
 def restrided(shape: Shape, strides: Sequence[int], wanted: Shape) -> tuple[int, ...] | None:
     """Strides for shape ``wanted`` over the same element order; None when there are none."""
+    assert math.prod(shape) == math.prod(wanted)
     old = [(n, s) for n, s in zip(shape, strides, strict=True) if n != 1]
     new = [n for n in wanted if n != 1]
     found: list[int] = []
