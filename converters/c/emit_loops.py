@@ -110,6 +110,15 @@ def _depthwise_tile(
         text.line(f"acc[c] = {_mac(kernel, 'acc[c]', tap, value)};")
         text.close(3)
     else:
+        lanes = next((n for n in (16, 8) if channels % n == 0 and s[3] == 1), 0)
+        if kernel.acc.dtype == "int32" and lanes:
+            _depthwise_codes(text, kernel, names, start, size, weight, lanes)
+            expr, out = _target(kernel)
+            text.nest(
+                expr, out, [n, h, start, "0"], [(2, size), (3, channels)], ("acc", (channels, 1))
+            )
+            text.close()
+            return
         if size > 1:
             text.loop("p", size)
         text.loop("c", channels)
@@ -133,6 +142,39 @@ def _depthwise_tile(
     expr, out = _target(kernel)
     text.nest(expr, out, [n, h, start, "0"], [(2, size), (3, channels)], ("acc", (channels, 1)))
     text.close()
+
+
+def _depthwise_codes(
+    text: KernelText,
+    kernel: Depthwise,
+    names: tuple[str, str],
+    start: str,
+    size: int,
+    weight: str,
+    lanes: int,
+) -> None:
+    """Sums of codes in vectors of channels; the zero point is part of the bias."""
+    channels, s = kernel.shape[3], kernel.x.strides
+    taps_h, taps_w, _ = kernel.weight.shape
+    total = kernel.weight.astype("int64").sum(axis=(0, 1)) * kernel.zero_point
+    bias = text.constants.name((kernel.bias.reshape(-1) - total).astype("int32"))
+    vector = f"se_i{lanes}"
+    if size > 1:
+        text.loop("p", size)
+    text.open(f"for (int c = 0; c < {channels}; c += {lanes})")
+    text.line(f"{vector} total = *(const {vector} *)({bias} + c);")
+    position = f"({start} + p)" if size > 1 else start
+    for kh in range(taps_h):
+        for kw in range(taps_w):
+            offset = kh * kernel.dilation[0] * s[1]
+            offset += (kw * kernel.dilation[1] - kernel.before[1]) * s[2]
+            moved = View(kernel.x.buffer, kernel.x.shape, s, kernel.x.offset + offset)
+            terms = [(names[0], s[0]), (names[1], s[1] * kernel.stride[0])]
+            terms += [(position, s[2] * kernel.stride[1]), ("c", 1)]
+            tap = f"*(const {vector} *)({weight} + {(kh * taps_w + kw) * channels} + c)"
+            text.line(f"total += {tap} * SE_WIDEN{lanes}(&{text.address(moved, terms)});")
+    text.line(f"*({vector} *)(acc + {f'p * {channels} + ' if size > 1 else ''}c) = total;")
+    text.close(2 if size > 1 else 1)
 
 
 def _mac(kernel: Depthwise, total: str, tap: str, value: str) -> str:

@@ -116,11 +116,14 @@ _MADD = {
     ),
 }
 for _lanes, (_test, _add, _madd, _type, _set, _load) in _MADD.items():
-    _vector = f"se_i{_lanes}"
+    _vector, _dot = f"se_i{_lanes}", _add.replace("add_epi32", "dpwssd_epi32")
     _helper(
         f"SE_MADD{_lanes}",
         f"""
-#if {_test}
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
+#define SE_MADD{_lanes}(a, w, x) \\
+    (({_vector}){_dot}(({_type})(a), {_load}((const {_type} *)(w)), {_set}(x)))
+#elif {_test}
 #define SE_MADD{_lanes}(a, w, x) \\
     (({_vector}){_add}(({_type})(a), {_madd}({_load}((const {_type} *)(w)), {_set}(x))))
 #else
@@ -131,6 +134,28 @@ for _lanes, (_test, _add, _madd, _type, _set, _load) in _MADD.items():
 """,
     )
 
+# codes as int32; the general form goes through the vector type of GCC and Clang
+_WIDEN = {
+    16: ("defined(__AVX512F__)", "_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(p)))"),
+    8: ("defined(__AVX2__)", "_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p)))"),
+}
+for _lanes, (_test, _text) in _WIDEN.items():
+    _helper(
+        f"se_b{_lanes}",
+        f"""
+typedef int8_t se_b{_lanes} __attribute__((vector_size({_lanes}), aligned(1), may_alias));
+""",
+    )
+    _helper(
+        f"SE_WIDEN{_lanes}",
+        f"""
+#if {_test}
+#define SE_WIDEN{_lanes}(p) ((se_i{_lanes}){_text})
+#else
+#define SE_WIDEN{_lanes}(p) __builtin_convertvector(*(const se_b{_lanes} *)(p), se_i{_lanes})
+#endif
+""",
+    )
 _helper(
     "SE_MAC",
     """

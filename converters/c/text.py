@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .expr import Expr, Number, leaves
-from .view import Buffer, View, collapse
+from .expr import Expr, Number, leaf, leaves
+from .view import Buffer, View, collapse, packed
 
 __all__ = ["C_TYPES", "Constants", "KernelText", "array_text", "float_text"]
 
@@ -25,6 +25,7 @@ C_TYPES = {
     "bool": "uint8_t",
 }
 TEMPORARY = {"int8": "int32_t", "int16": "int32_t"}  # codes are narrowed where they are stored
+STAGED_ELEMENTS = 4096
 INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 COMPARE = {
     "eq": "==",
@@ -335,36 +336,109 @@ class KernelText:
             inner: (axis, elements) of every loop to write.
             acc: name of the accumulator array, and its strides along the inner axes.
         """
-        views = [v for v in leaves(expr) if v.buffer is not self.acc]
-        strides = [tuple(v.strides[axis] for axis, _ in inner) for v in views]
-        if isinstance(out, View):
-            target = tuple(out.strides[axis] for axis, _ in inner)
+        if isinstance(out, View) and self._has_short_rows(expr, out, inner, acc):
+            self._staged(expr, out, outer, inner, acc)
         else:
-            sizes_in = [n for _, n in inner]
-            target = tuple(int(np.prod(sizes_in[i + 1 :])) for i in range(len(inner)))
+            self._nest(expr, out, outer, inner, acc, {})
+
+    def _collapsed(
+        self,
+        expr: Expr,
+        out: View | str,
+        inner: Sequence[tuple[int, int]],
+        acc: tuple[str, Sequence[int]] | None,
+        staged: Mapping[tuple[Any, ...], str],
+    ) -> tuple[list[View], tuple[int, ...], list[tuple[int, ...]]]:
+        """Leaves, and the fewest loops with the strides of leaves, accumulator and target."""
+        flat = packed([n for _, n in inner])
+        views = [v for v in leaves(expr) if v.buffer is not self.acc]
+        strides = [
+            flat if view_key(v) in staged else tuple(v.strides[axis] for axis, _ in inner)
+            for v in views
+        ]
+        target = flat if isinstance(out, str) else tuple(out.strides[axis] for axis, _ in inner)
         own = tuple(acc[1]) if acc else (0,) * len(inner)
         sizes, kept = collapse(tuple(n for _, n in inner), [*strides, own, target])
+        return views, sizes, kept
+
+    def _has_short_rows(
+        self,
+        expr: Expr,
+        out: View,
+        inner: Sequence[tuple[int, int]],
+        acc: tuple[str, Sequence[int]] | None,
+    ) -> bool:
+        """True for codes in rows shorter than a vector of them: compilers halve vectors then."""
+        count = math.prod(n for _, n in inner)
+        if expr.dtype != "int8" or not 32 <= count <= STAGED_ELEMENTS:
+            return False
+        _, sizes, _ = self._collapsed(expr, out, inner, acc, {})
+        return len(sizes) > 1 and 8 <= sizes[-1] < 64
+
+    def _staged(
+        self,
+        expr: Expr,
+        out: View,
+        outer: Sequence[str],
+        inner: Sequence[tuple[int, int]],
+        acc: tuple[str, Sequence[int]] | None,
+    ) -> None:
+        """Widen codes, compute, narrow: loops of one element size each, which vectorise whole."""
+        count = math.prod(n for _, n in inner)
+        staged: dict[tuple[Any, ...], str] = {}
+        self.open("")
+        for view in leaves(expr):
+            varies = all(view.strides[axis] for axis, n in inner if n > 1)
+            if view.buffer is self.acc or view.buffer.dtype != "int8" or not varies:
+                continue
+            name = staged.setdefault(view_key(view), self.fresh("s"))
+            self.line(f"int32_t {name}[{count}] __attribute__((aligned(64)));")
+            self._nest(leaf(view), name, outer, inner, None, {})
+        codes = self.fresh("q")
+        self.line(f"int32_t {codes}[{count}] __attribute__((aligned(64)));")
+        self._nest(expr, codes, outer, inner, acc, staged)
+        self._nest(leaf(out), out, outer, inner, None, {view_key(out): codes})
+        self.close()
+
+    def _nest(
+        self,
+        expr: Expr,
+        out: View | str,
+        outer: Sequence[str],
+        inner: Sequence[tuple[int, int]],
+        acc: tuple[str, Sequence[int]] | None,
+        staged: Mapping[tuple[Any, ...], str],
+    ) -> None:
+        views, sizes, kept = self._collapsed(expr, out, inner, acc, staged)
         order = sorted(range(len(sizes)), key=lambda d: (-abs(kept[-1][d]), d))
         names = [self.fresh("i") for _ in sizes]
         for d in order:
             self.loop(names[d], sizes[d])
         texts: dict[tuple[Any, ...], str] = {}
         for view, steps in zip(views, kept[:-2], strict=True):
-            terms = [*zip(outer, view.strides, strict=True), *zip(names, steps, strict=True)]
-            texts[view_key(view)] = self.address(view, terms)
-        if acc:
-            terms_acc = [f"{n} * {s}" for n, s in zip(names, kept[-2], strict=True) if s]
-            for view in leaves(expr):
-                if view.buffer is self.acc:
-                    texts[view_key(view)] = f"{acc[0]}[{' + '.join(terms_acc) or '0'}]"
+            key = view_key(view)
+            if key in staged:
+                texts[key] = local_text(staged[key], names, steps)
+            else:
+                terms = [*zip(outer, view.strides, strict=True), *zip(names, steps, strict=True)]
+                texts[key] = self.address(view, terms)
+        for view in leaves(expr):
+            if acc and view.buffer is self.acc:
+                texts[view_key(view)] = local_text(acc[0], names, kept[-2])
         value = self.element(expr, texts)
-        steps_out = list(zip(names, kept[-1], strict=True))
         if isinstance(out, View):
+            steps_out = zip(names, kept[-1], strict=True)
             where = self.address(out, [*zip(outer, out.strides, strict=True), *steps_out], True)
         else:
-            where = f"{out}[{' + '.join(f'{n} * {s}' for n, s in steps_out) or '0'}]"
+            where = local_text(out, names, kept[-1])
         self.line(f"{where} = {value};")
         self.close(len(sizes))
+
+
+def local_text(name: str, names: Sequence[str], steps: Sequence[int]) -> str:
+    """An element of an array of the kernel's own."""
+    terms = [n if s == 1 else f"{n} * {s}" for n, s in zip(names, steps, strict=True) if s]
+    return f"{name}[{' + '.join(terms) or '0'}]"
 
 
 def view_key(view: View | None) -> tuple[Any, ...]:
