@@ -7,142 +7,40 @@ shares each weight that is loaded. Where padding cuts the window, positions are 
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
 
+from .dense_shape import MAX_VECTORS, DenseShape, chunks_of, packed_weights, shape_of
+from .emit_wide import emit_wide
 from .expr import leaf, node, number, remapped
 from .kernels import Dense
 from .text import KernelText
-from .view import View, contiguous, packed
+from .view import View, contiguous
 
 __all__ = ["emit_dense"]
 
-MAX_VECTORS = 4  # of outputs at once
 MAX_ACCUMULATORS = 24  # vectors that a tile sums into
 MIN_CHAINS = 8  # independent sums that hide the latency of an addition
-
-
-def lanes_of(outputs: int) -> list[int]:
-    """Widths of the vectors that hold ``outputs`` values."""
-    widths = [16] * (outputs // 16)
-    rest = outputs % 16
-    if rest > 12:
-        widths.append(16)
-    elif rest > 8:
-        widths += [8, 4]
-    elif rest > 4:
-        widths.append(8)
-    elif rest:
-        widths.append(4)
-    return widths
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """The loops of one kernel: positions, runs of taps that lie evenly, vectors of outputs."""
-
-    kernel: Dense
-    x: View
-    codes: bool
-    groups: int
-    height: int
-    width: int
-    run: int  # input values per run
-    runs_w: int  # runs per kernel row
-    padded: bool  # does padding cut windows along the width
-    padded_h: bool
-    widths: tuple[int, ...]
-    step: int  # from one value of a run to the next
-
-    @property
-    def lanes(self) -> int:
-        """Outputs of a group with the padding of the vectors."""
-        return sum(self.widths)
-
-    @property
-    def terms(self) -> int:
-        """Weight vectors per run: one per value, or one per pair of codes."""
-        return -(-self.run // 2) if self.codes else self.run
-
-
-def _shape_of(kernel: Dense) -> _Shape:
-    x = kernel.x
-    codes = kernel.packed is not None
-    if kernel.packed is not None:
-        x = contiguous(kernel.packed, kernel.x.shape)
-    groups, height, width, depth, outputs = kernel.weight.shape
-    out_h, out_w = kernel.shape[1:3]
-    reach_h = (out_h - 1) * kernel.stride[0] + (height - 1) * kernel.dilation[0]
-    reach_w = (out_w - 1) * kernel.stride[1] + (width - 1) * kernel.dilation[1]
-    padded_h = kernel.before[0] > 0 or reach_h - kernel.before[0] >= x.shape[1]
-    padded = kernel.before[1] > 0 or reach_w - kernel.before[1] >= x.shape[2]
-    step = x.strides[3] if depth > 1 else 1
-    tap = x.strides[2] * kernel.dilation[1]
-    row = x.strides[1] * kernel.dilation[0]
-    run, runs_w = depth, width
-    even = not (codes and padded and depth % 2)
-    if depth == 1 and width > 1 and not padded and (tap == 1 or not codes):
-        step = tap
-    if width > 1 and tap == depth * step and even:
-        run, runs_w = depth * width, 1
-    elif width == 1:
-        runs_w = 1
-    if height > 1 and runs_w == 1 and not padded_h and not padded and row == run * step:
-        run, height = run * height, 1
-    widths = tuple(lanes_of(outputs))
-    return _Shape(
-        kernel, x, codes, groups, height, width, run, runs_w, padded, padded_h, widths, step
-    )
-
-
-def _chunks(widths: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Vectors of outputs in groups that are summed at once."""
-    return [widths[i : i + MAX_VECTORS] for i in range(0, len(widths), MAX_VECTORS)]
-
-
-def _packed_weights(shape: _Shape) -> NDArray[np.generic]:
-    """Weights as [group, chunk, run, term, lane] (codes: pairs last), flat."""
-    kernel = shape.kernel
-    groups, outputs = shape.groups, kernel.weight.shape[-1]
-    runs = kernel.weight.size // (groups * outputs * shape.run)
-    w = kernel.weight.reshape(groups, runs, shape.run, outputs)
-    full = np.zeros((groups, runs, shape.terms * (2 if shape.codes else 1), shape.lanes), w.dtype)
-    full[:, :, : shape.run, :outputs] = w
-    if shape.codes:
-        pairs = full.reshape(groups, runs, shape.terms, 2, shape.lanes)
-        full = pairs.transpose(0, 1, 2, 4, 3).astype(np.int16)
-    parts = []
-    for g in range(groups):
-        at = 0
-        for chunk in _chunks(shape.widths):
-            size = sum(chunk)
-            parts.append(full[g, :, :, at : at + size].reshape(-1))
-            at += size
-    return np.concatenate(parts)
 
 
 def emit_dense(text: KernelText, kernel: Dense) -> None:
     """Write a convolution or linear layer."""
     if kernel.acc.dtype == "float64":
-        _emit_wide(text, kernel)
+        emit_wide(text, kernel)
         return
-    shape = _shape_of(kernel)
+    shape = shape_of(kernel)
     _Tiles(text, shape).emit()
 
 
 class _Tiles:
     """Writes the tiles of one kernel."""
 
-    def __init__(self, text: KernelText, shape: _Shape) -> None:
+    def __init__(self, text: KernelText, shape: DenseShape) -> None:
         self.text, self.shape, self.kernel = text, shape, shape.kernel
         outputs = self.kernel.weight.shape[-1]
         bias = np.zeros((shape.groups, shape.lanes), np.int32 if shape.codes else np.float32)
         bias[:, :outputs] = self.kernel.bias.reshape(shape.groups, outputs)
         self.bias = text.constants.name(bias)
-        self.weights = text.constants.name(_packed_weights(shape))
+        self.weights = text.constants.name(packed_weights(shape))
         self.ctype = "int32_t" if shape.codes else "float"
         self.letter = "i" if shape.codes else "f"
 
@@ -249,7 +147,7 @@ class _Tiles:
             group = "g"
             text.loop("g", shape.groups)
         at = taken = 0
-        chunks = _chunks(shape.widths)
+        chunks = chunks_of(shape.widths)
         equal = len([c for c in chunks if c == chunks[0]])
         if equal > 2:  # a loop over equal chunks, then what is left
             size = sum(chunks[0])
@@ -435,46 +333,3 @@ class _Tiles:
         inner = [(2, tile), (3, shape.groups), (4, outputs)]
         strides = (shape.groups * shape.lanes, shape.lanes, 1)
         text.nest(expr, out, outer, inner, ("acc", strides))
-
-
-def _emit_wide(text: KernelText, kernel: Dense) -> None:
-    """A float island of a quantised program: sums in float64, as the golden rollout has them."""
-    groups, height, width, depth, outputs = kernel.weight.shape
-    weight = text.constants.name(np.ascontiguousarray(kernel.weight.reshape(-1)))
-    bias = text.constants.name(kernel.bias.reshape(-1))
-    batch, out_h, out_w, _ = kernel.shape
-    steps = packed((groups, height, width, depth, outputs))
-    for name, count in (("n", batch), ("h", out_h), ("w", out_w), ("g", groups)):
-        text.loop(name, count)
-    text.line(f"double acc[{outputs}];")
-    text.loop("o", outputs)
-    text.line(f"acc[o] = {bias}[g * {outputs} + o];")
-    text.close()
-    text.loop("kh", height)
-    text.line(
-        f"const int r = h * {kernel.stride[0]} + kh * {kernel.dilation[0]} - {kernel.before[0]};"
-    )
-    text.line(f"if (r < 0 || r >= {kernel.x.shape[1]}) continue;")
-    text.loop("kw", width)
-    text.line(
-        f"const int q = w * {kernel.stride[1]} + kw * {kernel.dilation[1]} - {kernel.before[1]};"
-    )
-    text.line(f"if (q < 0 || q >= {kernel.x.shape[2]}) continue;")
-    text.loop("k", depth)
-    s = kernel.x.strides
-    terms = [("n", s[0]), ("r", s[1]), ("q", s[2]), ("g", depth * s[3]), ("k", s[3])]
-    text.line(f"const double x = (double){text.address(kernel.x, terms)};")
-    text.loop("o", outputs)
-    at = f"g * {steps[0]} + kh * {steps[1]} + kw * {steps[2]} + k * {steps[3]} + o"
-    text.line(f"acc[o] += x * (double){weight}[{at}];")
-    text.close(4)
-    assert kernel.expr is not None
-    assert kernel.out is not None
-    split = (batch, out_h, out_w, groups, outputs)
-    expr = remapped(kernel.expr, lambda view: view.reshaped(split))
-    out = kernel.out.reshaped(split)
-    assert expr is not None
-    assert out is not None
-    assert math.prod(split) == kernel.out.size
-    text.nest(expr, out, ["n", "h", "w", "g", "0"], [(4, outputs)], ("acc", (1,)))
-    text.close(4)

@@ -83,14 +83,15 @@ class Lowering:
 
     def real(self, op: Operator, tensor: Tensor, shape: tuple[int, ...] | None = None) -> Expr:
         """The float32 value of a tensor of codes or reals, broadcast to ``shape``."""
+        wanted = tensor.shape if shape is None else shape
         if tensor.dtype == "float32":
-            return self.spread(op, self.value(tensor), shape or tensor.shape)
+            return self.spread(op, self.value(tensor), wanted)
         op.require(tensor.dtype in ("int8", "int16"), f"cannot read {tensor.dtype} as reals")
         op.require(tensor.quantised, "has codes without one scale")
         if tensor.data is not None and tensor.size == 1:
             code = np.float32(int(tensor.data.reshape(-1)[0]) - tensor.zero_point)
             return number(float(code * np.float32(tensor.scale)))
-        codes = self.spread(op, self.value(tensor), shape or tensor.shape)
+        codes = self.spread(op, self.value(tensor), wanted)
         return dequantized(codes, tensor.scale, tensor.zero_point)
 
     def finished(self, op: Operator, expr: Expr) -> Lazy:
@@ -274,7 +275,7 @@ def lower_graph(graph: Graph) -> Lowering:
         UnsupportedOp: an operator without a rule, or in a form that its rule does not take.
         ConversionError: an operator whose tensors do not fit together.
     """
-    from . import lower_data, lower_elementwise, lower_sums  # noqa: F401 (fill the table of rules)
+    from . import lower_data, lower_elementwise, lower_reduce, lower_sums  # noqa: F401 (fill the table of rules)
 
     exact = any(t.dtype in ("int8", "int16") for t in graph.tensors)
     lowering = Lowering(graph, exact)

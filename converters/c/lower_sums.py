@@ -1,22 +1,21 @@
-"""Rules of operators that sum: convolutions, products, reductions, softmax, pools."""
+"""Rules of operators that sum products: convolutions, linear layers, products of activations."""
 
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .expr import Expr, Lazy, code_bounds, leaf, node, number, remapped
-from .kernels import Dense, Depthwise, Matmul, Pool, Reduce, Softmax
+from .expr import Expr, Lazy, code_bounds, leaf, node, number
+from .kernels import Dense, Depthwise, Matmul
 from .lower import Lowering, lowers
 from .lower_elementwise import activated
 from .read import Operator, Tensor
 from .view import Buffer, View, contiguous
 
-__all__: list[str] = []
+__all__ = ["float_acc", "geometry", "real_sum"]
 
 _BOUNDS: dict[int, tuple[float | None, float | None]] = {
     0: (None, None),
@@ -28,12 +27,12 @@ _LARGEST = 2**31 - 1
 _EXPANDED_CHANNELS = 64  # depthwise with a multiplier becomes a full convolution up to here
 
 
-def _acc(low: Lowering, shape: tuple[int, ...], codes: bool = False) -> Buffer:
+def float_acc(low: Lowering, shape: tuple[int, ...], codes: bool = False) -> Buffer:
     dtype = "int32" if codes else "float64" if low.exact else "float32"
     return Buffer(dtype, math.prod(shape), "pending")
 
 
-def _real(acc: Expr) -> Expr:
+def real_sum(acc: Expr) -> Expr:
     """A float32 sum, rounded where it was accumulated in float64."""
     return acc if acc.dtype == "float32" else node("cast", "float32", acc)
 
@@ -67,7 +66,7 @@ def _total(op: Operator, x: Tensor, weight: Tensor, acc: Expr, outputs: int) -> 
     made = op.output
     if x.dtype == "float32":
         op.require(made.dtype == "float32", f"writes {made.dtype}")
-        return activated(op, _real(acc))
+        return activated(op, real_sum(acc))
     op.require(made.dtype == "int8" and made.quantised, f"writes {made.dtype}")
     bounds = _BOUNDS.get(int(op.options.get("FusedActivationFunction", 0)))
     op.require(bounds is not None, "has an unknown activation")
@@ -106,7 +105,8 @@ def _window(op: Operator, size: int, kernel: int, stride: int, dilation: int) ->
     return out, max((out - 1) * stride + reach - size, 0) // 2
 
 
-def _geometry(op: Operator, x: Tensor, kernel: tuple[int, int]) -> dict[str, Any]:
+def geometry(op: Operator, x: Tensor, kernel: tuple[int, int]) -> dict[str, Any]:
+    """Stride, dilation and padding of a window; checks them and the size of the output."""
     o = op.options
     stride = int(o.get("StrideH", 1)), int(o.get("StrideW", 1))
     dilation = int(o.get("DilationHFactor", 1)), int(o.get("DilationWFactor", 1))
@@ -130,7 +130,7 @@ def lower_conv(low: Lowering, op: Operator) -> Lazy:
     outputs, height, width, depth = weight.shape
     groups = x.shape[3] // depth if depth else 0
     op.require(groups * depth == x.shape[3] and outputs % groups == 0, "has uneven groups")
-    fields = _geometry(op, x, (height, width))
+    fields = geometry(op, x, (height, width))
     op.require(op.output.shape[3] == outputs, "has another number of outputs")
     assert weight.data is not None
     packed = weight.data.reshape(groups, outputs // groups, height, width, depth)
@@ -146,7 +146,7 @@ def _dense(
         _fits_int32(op, weight, bias)
     kernel = Dense(
         made.shape,
-        _acc(low, made.shape, codes),
+        float_acc(low, made.shape, codes),
         x=low.in_memory(low.value(x)),
         weight=weight,
         bias=bias,
@@ -167,7 +167,7 @@ def lower_depthwise(low: Lowering, op: Operator) -> Lazy:
     channels = x.shape[3]
     multiplier = outputs // channels
     op.require(multiplier * channels == outputs, "has an uneven multiplier")
-    fields = _geometry(op, x, (height, width))
+    fields = geometry(op, x, (height, width))
     op.require(op.output.shape[3] == outputs, "has another number of outputs")
     assert weight.data is not None
     taps = weight.data[0]
@@ -184,7 +184,7 @@ def lower_depthwise(low: Lowering, op: Operator) -> Lazy:
         _fits_int32(op, taps, bias)
     kernel = Depthwise(
         op.output.shape,
-        _acc(low, op.output.shape, codes),
+        float_acc(low, op.output.shape, codes),
         x=low.in_memory(low.value(x)),
         weight=taps,
         bias=bias,
@@ -220,7 +220,7 @@ def lower_fully_connected(low: Lowering, op: Operator) -> Lazy:
     full = (*shape, outputs)
     kernel = Dense(
         full,
-        _acc(low, full, codes),
+        float_acc(low, full, codes),
         x=view,
         weight=matrix,
         bias=bias,
@@ -264,98 +264,5 @@ def lower_batch_matmul(low: Lowering, op: Operator) -> Lazy:
     op.require(fits and None not in spread, "has matrices that do not fit")
     assert spread[0] is not None
     assert spread[1] is not None
-    kernel = Matmul(made.shape, _acc(low, made.shape), a=spread[0], b=spread[1])
-    return Lazy(made.shape, _real(low.pending(kernel)))
-
-
-# --- reductions -----------------------------------------------------------------------------
-
-
-def _body(low: Lowering, op: Operator, tensor: Tensor) -> Expr:
-    """The reduced value as an expression in which nothing is pending."""
-    expr = low.real(op, tensor)
-    low.settle(expr)
-    return expr
-
-
-@lowers("SUM", "MEAN", "REDUCE_MAX", "REDUCE_MIN")
-def lower_reduction(low: Lowering, op: Operator) -> Lazy:
-    """Sum, mean or extreme along axes; a few elements become a plain expression."""
-    x, made, rank = op.input(0), op.output, len(op.input(0).shape)
-    axes = tuple(sorted({a + rank * (a < 0) for a in op.numbers(1)}))
-    op.require(all(0 <= a < rank for a in axes), f"has axes {list(axes)}")
-    kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
-    count = x.size // math.prod(kept)
-    op.require(made.size == math.prod(kept), "has another shape")
-    how = {"REDUCE_MAX": "max", "REDUCE_MIN": "min"}.get(op.code, "sum")
-    if len(axes) == 1 and count <= (2 if low.exact else 4):
-        total = _unrolled(low, op, x, axes[0], kept, {"sum": "add"}.get(how, how))
-    else:
-        dtype = "float32" if how != "sum" or not low.exact else "float64"
-        acc = Buffer(dtype, math.prod(kept), "pending")
-        body = _body(low, op, x)
-        kernel = Reduce(kept, acc, body=body, full=x.shape, axes=axes, how=how)
-        total = low.pending(kernel)
-    if op.code == "MEAN":
-        total = node("mean", "float32", total, attrs=(count,))
-    result = low.reshaped(Lazy(kept, _real(total)), made.shape)
-    return low.finished(op, result.expr)
-
-
-def _unrolled(
-    low: Lowering, op: Operator, x: Tensor, axis: int, kept: tuple[int, ...], how: str
-) -> Expr:
-    parts = []
-    for i in range(x.shape[axis]):
-        part = remapped(low.real(op, x), partial(_row, row=i, axis=axis, shape=kept))
-        assert part is not None
-        parts.append(part)
-    total = parts[0]
-    for part in parts[1:]:
-        total = node(how, "float32", total, part)
-    return total
-
-
-def _row(view: View, row: int, axis: int, shape: tuple[int, ...]) -> View:
-    begin = [row if a == axis else 0 for a in range(len(shape))]
-    return view.sliced(begin, shape, [1] * len(shape))
-
-
-@lowers("SOFTMAX")
-def lower_softmax(low: Lowering, op: Operator) -> Lazy:
-    """Softmax of the last axis."""
-    x, made = op.input(0), op.output
-    op.require(made.shape == x.shape and bool(x.shape), "has another shape")
-    beta = float(np.float32(op.options.get("Beta", 1.0)))
-    kernel = Softmax(made.shape, _acc(low, made.shape), body=_body(low, op, x), beta=beta)
-    return low.finished(op, _real(low.pending(kernel)))
-
-
-@lowers("MAX_POOL_2D", "AVERAGE_POOL_2D")
-def lower_pool(low: Lowering, op: Operator) -> Lazy:
-    """Largest or mean value of every window."""
-    x, made = op.input(0), op.output
-    size = int(op.options.get("FilterHeight", 0)), int(op.options.get("FilterWidth", 0))
-    op.require(min(size) > 0, "has an empty window")
-    fields = _geometry(op, x, size)
-    op.require(made.shape[3] == x.shape[3], "has another number of channels")
-    how = "max" if op.code == "MAX_POOL_2D" else "mean"
-    codes = x.dtype == "int8"
-    same = (x.scales, x.zero_points) == (made.scales, made.zero_points)
-    op.require(x.dtype == made.dtype and same, "changes the scale")
-    op.require(x.dtype == "float32" or (codes and how == "max"), f"has no form for {x.dtype}")
-    dtype = x.dtype if how == "max" else "float64" if low.exact else "float32"
-    kernel = Pool(
-        made.shape,
-        Buffer(dtype, made.size, "pending"),
-        x=low.in_memory(low.value(x)),
-        size=size,
-        stride=fields["stride"],
-        before=fields["before"],
-        how=how,
-    )
-    acc = low.pending(kernel)
-    if codes:
-        op.require(not op.options.get("FusedActivationFunction"), "has an activation on codes")
-        return Lazy(made.shape, acc)
-    return Lazy(made.shape, activated(op, _real(acc)))
+    kernel = Matmul(made.shape, float_acc(low, made.shape), a=spread[0], b=spread[1])
+    return Lazy(made.shape, real_sum(low.pending(kernel)))

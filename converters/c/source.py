@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from spectral_edge.errors import ConversionError
 
 from .emit_dense import emit_dense
+from .emit_depthwise import emit_depthwise
 from .emit_loops import (
-    emit_depthwise,
     emit_loop,
     emit_matmul,
     emit_pool,
@@ -22,12 +22,13 @@ from .emit_loops import (
     emit_softmax,
 )
 from .kernels import Dense, Depthwise, Kernel, Loop, Matmul, Pool, Reduce, Softmax
+from .literals import C_TYPES, Constants, number_text
 from .lower import lower_graph
 from .plan import Plan, plan_step
 from .prelude import HEAD, helpers
 from .read import read_graph
 from .tables import with_tables, without_detours
-from .text import C_TYPES, Constants, KernelText, number_text
+from .text import KernelText
 from .view import View
 
 __all__ = ["CSource", "Port", "compile_step"]
@@ -106,9 +107,10 @@ def compile_step(
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,40}", prefix):
         raise ConversionError(f"prefix is {prefix!r}, must be a C identifier of up to 41 letters")
     try:
-        graph = read_graph(content)
-        plan = plan_step(graph, lower_graph(graph))
-        return _Writer(plan, prefix, initial or {}).write()
+        with np.errstate(all="ignore"):  # scales of strangers may overflow; rules look at results
+            graph = read_graph(content)
+            plan = plan_step(graph, lower_graph(graph))
+            return _Writer(plan, prefix, initial or {}).write()
     except (RecursionError, OverflowError, ZeroDivisionError) as error:
         raise ConversionError(f"the TFLite file has no C form ({type(error).__name__})") from error
 

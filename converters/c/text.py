@@ -1,124 +1,20 @@
-"""C text of numbers, addresses, expressions and loop nests; everything kernels are written with."""
+"""C text of addresses, expressions and loop nests; everything kernels are written with."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from .expr import Expr, Number, leaf, leaves
+from .expr import Expr, leaf, leaves
+from .forms import form
+from .literals import C_TYPES, Constants, number_text
 from .view import Buffer, View, collapse, packed
 
-__all__ = ["C_TYPES", "Constants", "KernelText", "array_text", "float_text"]
+__all__ = ["KernelText", "view_key"]
 
-C_TYPES = {
-    "float32": "float",
-    "float64": "double",
-    "int8": "int8_t",
-    "int16": "int16_t",
-    "int32": "int32_t",
-    "int64": "int64_t",
-    "bool": "uint8_t",
-}
 TEMPORARY = {"int8": "int32_t", "int16": "int32_t"}  # codes are narrowed where they are stored
 STAGED_ELEMENTS = 4096
-INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
-COMPARE = {
-    "eq": "==",
-    "ne": "!=",
-    "gt": ">",
-    "ge": ">=",
-    "lt": "<",
-    "le": "<=",
-    "and": "&",
-    "or": "|",
-}
-# operation -> (form for float32 programs, form that rounds the float64 value)
-FUNCTIONS = {
-    "max": ("se_max({0}, {1})",) * 2,
-    "min": ("se_min({0}, {1})",) * 2,
-    "neg": ("-{0}",) * 2,
-    "abs": ("fabsf({0})",) * 2,
-    "sqrt": ("sqrtf({0})",) * 2,
-    "floor": ("floorf({0})",) * 2,
-    "ceil": ("ceilf({0})",) * 2,
-    "relu": ("se_max({0}, 0.0f)",) * 2,
-    "relu6": ("se_min(se_max({0}, 0.0f), 6.0f)",) * 2,
-    "relu1": ("se_min(se_max({0}, -1.0f), 1.0f)",) * 2,
-    "rsqrt": ("1.0f / sqrtf({0})", "(float)(1.0 / sqrt((double){0}))"),
-    "exp": ("se_exp({0})", "(float)exp((double){0})"),
-    "log": ("se_log({0})", "(float)log((double){0})"),
-    "logistic": ("se_logistic({0})", "(float)(1.0 / (1.0 + exp(-(double){0})))"),
-    "tanh": ("se_tanh({0})", "(float)tanh((double){0})"),
-    "sin": ("sinf({0})", "(float)sin((double){0})"),
-    "cos": ("cosf({0})", "(float)cos((double){0})"),
-    "pow": ("powf({0}, {1})", "(float)pow((double){0}, (double){1})"),
-    "elu": (
-        "({0} > 0.0f ? {0} : se_exp({0}) - 1.0f)",
-        "(float)({0} > 0.0f ? (double){0} : expm1((double){0}))",
-    ),
-    "gelu": (
-        "0.5f * {0} * (1.0f + erff({0} * 0.707106781f))",
-        "(float)(0.5 * {0} * (1.0 + erf((double){0} * 0.70710678118654752)))",
-    ),
-    "gelu_tanh": ("se_gelu_tanh({0})",) * 2,
-    "hard_swish": ("{0} * se_min(se_max({0} + 3.0f, 0.0f), 6.0f) * 0.166666667f",) * 2,
-    "prelu": ("({0} >= 0.0f ? {0} : {0} * {1})",) * 2,
-    "select": ("({0} ? {1} : {2})",) * 2,
-    "not": ("(uint8_t)!{0}",) * 2,
-}
-
-
-def float_text(value: float) -> str:
-    """A float literal that reads back as the same float32."""
-    if math.isnan(value):
-        return "NAN"
-    if math.isinf(value):
-        return "INFINITY" if value > 0 else "(-INFINITY)"
-    text = _shortest(value)
-    return f"({text}f)" if text.startswith("-") else f"{text}f"
-
-
-def _shortest(value: float) -> str:
-    text = np.format_float_scientific(np.float32(value), unique=True, trim="0")
-    plain = np.format_float_positional(np.float32(value), unique=True, trim="0")
-    return plain if len(plain) <= len(text) else text
-
-
-def array_text(name: str, values: NDArray[Any]) -> str:
-    """A static constant array."""
-    ctype = C_TYPES[values.dtype.name]
-    flat = values.reshape(-1)
-    if values.dtype == np.float32:
-        items = [float_text(float(v)) for v in flat]
-    elif values.dtype == np.float64:
-        items = [repr(float(v)) if np.isfinite(v) else "NAN" for v in flat]
-    else:
-        items = [str(int(v)) for v in flat]
-    rows = [", ".join(items[i : i + 12]) for i in range(0, len(items), 12)]
-    body = ",\n    ".join(rows)
-    align = " __attribute__((aligned(64)))"
-    return f"static const {ctype} {name}[{len(flat)}]{align} = {{\n    {body}}};\n"
-
-
-@dataclass
-class Constants:
-    """Constant arrays of the file by content; equal ones are written once."""
-
-    texts: list[str] = field(default_factory=list)
-    _names: dict[tuple[str, bytes], str] = field(default_factory=dict)
-
-    def name(self, values: NDArray[Any]) -> str:
-        """Name of the array with these values."""
-        key = values.dtype.name, np.ascontiguousarray(values).tobytes()
-        if key not in self._names:
-            self._names[key] = f"c{len(self._names)}"
-            self.texts.append(array_text(self._names[key], values))
-        return self._names[key]
 
 
 class KernelText:
@@ -229,7 +125,7 @@ class KernelText:
                 if e.is_number:
                     names[key] = number_text(e.attrs[0], e.dtype)
                 else:
-                    text = leaf_text[view_key(e.view)] if _is_leaf(e) else self.form(e, args)
+                    text = self._text(e, args, leaf_text)
                     name = self.fresh("t")
                     self.line(f"const {TEMPORARY.get(e.dtype, C_TYPES[e.dtype])} {name} = {text};")
                     names[key] = name
@@ -237,85 +133,13 @@ class KernelText:
 
         return visit(expr)
 
-    def form(self, e: Expr, args: list[str]) -> str:
-        """C expression of one operation."""
-        a = e.attrs
-        if e.op in INFIX:
-            return f"{args[0]} {INFIX[e.op]} {args[1]}"
-        if e.op in ("max", "min") and e.dtype != "float32":
-            return f"({args[0]} {'>' if e.op == 'max' else '<'} {args[1]} ? {args[0]} : {args[1]})"
-        if e.op in FUNCTIONS:
-            return FUNCTIONS[e.op][self.exact].format(*args)
-        if e.op in COMPARE:
-            return f"(uint8_t)({args[0]} {COMPARE[e.op]} {args[1]})"
-        return getattr(self, f"_{e.op}")(e, args, a)  # type: ignore[no-any-return]
-
-    def _leaky(self, _e: Expr, args: list[str], a: Sequence[Any]) -> str:
-        return f"({args[0]} >= 0.0f ? {args[0]} : {args[0]} * {float_text(a[0])})"
-
-    def _dequantize(self, _e: Expr, args: list[str], a: Sequence[Any]) -> str:
-        return f"(float)({args[0]} - ({a[0]})) * {float_text(a[1])}"
-
-    def _quantize(self, _e: Expr, args: list[str], a: Sequence[Any]) -> str:
-        return f"({_nearest(args[0], float_text(a[0]), *a[1:])} + ({a[1]}))"
-
-    def _requantize(self, _e: Expr, args: list[str], a: Sequence[Any]) -> str:
-        return f"({_nearest(f'(float){args[0]}', args[1], *a)} + ({a[0]}))"
-
-    def _code_mul(self, _e: Expr, args: list[str], a: Sequence[Any]) -> str:
-        return f"({_nearest(_code_product(args, a), float_text(a[2]), *a[3:])} + ({a[3]}))"
-
-    def _real_quantize(self, _e: Expr, args: list[str], a: Sequence[Any]) -> str:
-        nearest = _nearest(args[0], float_text(a[1]), *a[2:], as_real=True)
-        return f"{nearest} * {float_text(a[0])}"
-
-    def _real_requantize(self, _e: Expr, args: list[str], a: Sequence[Any]) -> str:
-        nearest = _nearest(f"(float){args[0]}", args[1], *a[1:], as_real=True)
-        return f"{nearest} * {float_text(a[0])}"
-
-    def _real_code_mul(self, _e: Expr, args: list[str], a: Sequence[Any]) -> str:
-        nearest = _nearest(_code_product(args, a[1:]), float_text(a[3]), *a[4:], as_real=True)
-        return f"{nearest} * {float_text(a[0])}"
-
-    def _code_add(self, _e: Expr, args: list[str], a: Sequence[Any]) -> str:
-        za, zb, fa, fb, shift, zero_point, low, high = a
-        total = f"({args[0]} - ({za})) * {fa} + ({args[1]} - ({zb})) * {fb}"
-        nearest = f"(({total} + {1 << (shift - 1)}) >> {shift}) + ({zero_point})"
-        return f"se_clamp({nearest}, {low}, {high})"
-
-    def _sub16(self, _e: Expr, args: list[str], _a: Sequence[Any]) -> str:
-        return f"{args[0]} - {args[1]}"
-
-    def _mean(self, _e: Expr, args: list[str], a: Sequence[Any]) -> str:
-        return f"(float)({args[0]} / {a[0]})"
-
-    def _cast(self, e: Expr, args: list[str], _a: Sequence[Any]) -> str:
-        source = e.args[0].dtype
-        if e.dtype == "bool":
-            return f"(uint8_t)({args[0]} != 0)"
-        if source.startswith("float") and not e.dtype.startswith("float"):
-            return f"({C_TYPES[e.dtype]})se_whole({args[0]})"
-        return f"({C_TYPES[e.dtype]}){args[0]}"
-
-    def _table(self, e: Expr, args: list[str], _a: Sequence[Any]) -> str:
-        assert e.view is not None
-        return f"{self.base(e.view.buffer)}[{args[0]} + 128]"
-
-    def _wrap(self, e: Expr, args: list[str], sign: str) -> str:
-        unsigned = "u" + C_TYPES[e.dtype]
-        return f"({C_TYPES[e.dtype]})(({unsigned}){args[0]} {sign} ({unsigned}){args[1]})"
-
-    def _wrap_add(self, e: Expr, args: list[str], _a: Sequence[Any]) -> str:
-        return self._wrap(e, args, "+")
-
-    def _wrap_sub(self, e: Expr, args: list[str], _a: Sequence[Any]) -> str:
-        return self._wrap(e, args, "-")
-
-    def _wrap_mul(self, e: Expr, args: list[str], _a: Sequence[Any]) -> str:
-        return self._wrap(e, args, "*")
-
-    def _floor_div(self, e: Expr, args: list[str], _a: Sequence[Any]) -> str:
-        return f"({C_TYPES[e.dtype]})se_floor_div({args[0]}, {args[1]})"
+    def _text(self, e: Expr, args: list[str], leaf_text: Mapping[tuple[Any, ...], str]) -> str:
+        if e.op == "leaf":
+            return leaf_text[view_key(e.view)]
+        if e.op == "table":
+            assert e.view is not None
+            return f"{self.base(e.view.buffer)}[{args[0]} + 128]"
+        return form(e, args, self.exact)
 
     # --- loop nests --------------------------------------------------------------------------
 
@@ -445,30 +269,3 @@ def view_key(view: View | None) -> tuple[Any, ...]:
     """What tells two views of memory apart."""
     assert view is not None
     return id(view.buffer.root), view.buffer.start + view.offset, view.strides
-
-
-def number_text(value: Any, dtype: str) -> str:
-    """A literal."""
-    if dtype == "float32":
-        return float_text(float(value))
-    if dtype == "int32" and int(value) == -(1 << 31):
-        return "INT32_MIN"
-    if dtype == "int64":
-        return "INT64_MIN" if int(value) == -(1 << 63) else f"INT64_C({int(value)})"
-    return f"({int(value)})"
-
-
-def _is_leaf(e: Expr) -> bool:
-    return e.op == "leaf"
-
-
-def _code_product(args: list[str], a: Sequence[Any]) -> str:
-    return f"(float)(({args[0]} - ({a[0]})) * ({args[1]} - ({a[1]})))"
-
-
-def _nearest(
-    real: str, factor: str, zero_point: Number, low: Number, high: Number, *, as_real: bool = False
-) -> str:
-    least, most = float_text(float(low) - zero_point), float_text(float(high) - zero_point)
-    cast = "" if as_real else "(int32_t)"
-    return f"{cast}se_round({real} * {factor}, {least}, {most})"

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from spectral_edge.converters.c import CSource, compile_step
+from spectral_edge.converters.tflite.builder import Builder
 from spectral_edge.converters.to_tflite import write_tflite
 from spectral_edge.errors import ConversionError, UnsupportedOp
 from tests.converters.c.running import built, driver, sanitizers
@@ -90,12 +91,24 @@ def test_what_is_read_after_damage_runs_within_its_memory(
         ran += 1
 
 
-def test_an_operator_without_a_form_is_named(files: dict[str, bytes]) -> None:
-    from spectral_edge.converters.tflite.builder import Builder
-
+def one_operator(code: str, shape: tuple[int, ...], operands: int = 1) -> bytes:
+    """A file with one operator of (1, 4) operands."""
     builder = Builder()
-    x, y = (builder.tensor(n, (1, 4), "float32") for n in ("x", "y"))
-    builder.operator("CUMSUM", 1, [x], [y])
-    content = builder.finish({"x": x}, {"y": y}, signature="step", description="", metadata={})
+    x = builder.tensor("x", (1, 4), "float32")
+    y = builder.tensor("y", shape, "float32")
+    builder.operator(code, 1, [x] * operands, [y])
+    return builder.finish({"x": x}, {"y": y}, signature="step", description="", metadata={})
+
+
+def test_an_operator_without_a_form_is_named() -> None:
     with pytest.raises(UnsupportedOp, match="operator 0 is CUMSUM, which has no C form"):
-        compile_step(content)
+        compile_step(one_operator("CUMSUM", (1, 4)))
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (1, 3), (2, 1, 1)])
+@pytest.mark.parametrize(("code", "operands"), [("ADD", 2), ("TANH", 1), ("SOFTMAX", 1)])
+def test_a_result_of_another_shape_is_refused(
+    code: str, operands: int, shape: tuple[int, ...]
+) -> None:
+    with pytest.raises(ConversionError, match=rf"operator 0 \({code}\)"):
+        compile_step(one_operator(code, shape, operands))
