@@ -59,6 +59,7 @@ class DenseShape:
 
 
 def shape_of(kernel: Dense) -> DenseShape:
+    """Find the longest runs of taps that one stride walks through."""
     x = kernel.x
     codes = kernel.packed is not None
     if kernel.packed is not None:

@@ -71,7 +71,7 @@ class Constants:
 
 
 def number_text(value: Any, dtype: str) -> str:
-    """A literal."""
+    """A literal of the type that ``dtype`` has in C."""
     if dtype == "float32":
         return float_text(float(value))
     if dtype == "int32" and int(value) == -(1 << 31):

@@ -28,6 +28,7 @@ _EXPANDED_CHANNELS = 64  # depthwise with a multiplier becomes a full convolutio
 
 
 def float_acc(low: Lowering, shape: tuple[int, ...], codes: bool = False) -> Buffer:
+    """An accumulator: int32 for codes, float64 in islands of quantised programs."""
     dtype = "int32" if codes else "float64" if low.exact else "float32"
     return Buffer(dtype, math.prod(shape), "pending")
 
