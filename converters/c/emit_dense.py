@@ -19,6 +19,7 @@ from .view import View, contiguous
 __all__ = ["emit_dense"]
 
 MAX_ACCUMULATORS = 24  # vectors that a tile sums into
+TILE_ELEMENTS = 8192  # sums of a tile
 MIN_CHAINS = 8  # independent sums that hide the latency of an addition
 
 
@@ -110,7 +111,8 @@ class _Tiles:
 
     def _tile_size(self, positions: int) -> int:
         vectors = min(len(self.shape.widths), MAX_VECTORS)
-        most = max(1, min(8, MAX_ACCUMULATORS // vectors, positions))
+        fitting = TILE_ELEMENTS // (self.shape.groups * self.shape.lanes)
+        most = max(1, min(8, MAX_ACCUMULATORS // vectors, positions, fitting))
         even = [t for t in range(most, most // 2, -1) if positions % t == 0]
         return even[0] if even else most
 
@@ -139,7 +141,7 @@ class _Tiles:
                 shape.x.shape[2],
             )
         width = shape.groups * shape.lanes
-        text.line(f"{self.ctype} acc[{tile * width}] __attribute__((aligned(64)));")
+        text.array(self.ctype, "acc", tile * width)
         runs = self._runs_per_output()
         per_group = runs * shape.terms * shape.lanes * (2 if shape.codes else 1)
         group = "0"

@@ -69,7 +69,7 @@ def _depthwise_tile(
     n, h = names
     x, s = kernel.x, kernel.x.strides
     text.open("")
-    text.line(f"{ctype} acc[{size * channels}] __attribute__((aligned(64)));")
+    text.array(ctype, "acc", size * channels)
     if cut:
         text.loop("c", channels)
         text.line(f"acc[c] = {bias}[c];")

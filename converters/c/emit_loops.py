@@ -41,7 +41,7 @@ def emit_matmul(text: KernelText, kernel: Matmul) -> None:
     for name, n in zip(names, kernel.shape[:-1], strict=True):
         if n > 1:
             text.loop(name, n)
-    text.line(f"{ctype} acc[{columns}] __attribute__((aligned(64)));")
+    text.array(ctype, "acc", columns)
     batch = list(zip(names[:-1], kernel.a.strides, strict=False))
     left = [*batch, (names[-1], kernel.a.strides[-2]), ("k", kernel.a.strides[-1])]
     right = list(zip(names[:-1], kernel.b.strides, strict=False))
@@ -112,7 +112,7 @@ def emit_reduce(text: KernelText, kernel: Reduce) -> None:
     size = math.prod(full[i] for i in tail)
     for i in head:
         text.loop(names[i], full[i])
-    text.line(f"{ctype} acc[{size}] __attribute__((aligned(64)));")
+    text.array(ctype, "acc", size)
     strides = {i: math.prod(full[j] for j in tail if j > i) for i in tail}
     at = " + ".join(f"{names[i]} * {strides[i]}" for i in tail) or "0"
     if not tail and len(gone) == 1 and kernel.how == "sum" and full[gone[0]] >= 2 * LANES:
@@ -164,7 +164,7 @@ def emit_softmax(text: KernelText, kernel: Softmax) -> None:
     for name, n in zip(names, kernel.shape[:-1], strict=True):
         if n > 1:
             text.loop(name, n)
-    text.line(f"{ctype} acc[{count}] __attribute__((aligned(64)));")
+    text.array(ctype, "acc", count)
     text.line(f"{ctype} top = -INFINITY, total = 0;")
     text.loop("k", count)
     value = _body_value(text, kernel.body, [*names, "k"])
@@ -187,7 +187,7 @@ def emit_pool(text: KernelText, kernel: Pool) -> None:
     ctype, x, s = C_TYPES[kernel.acc.dtype], kernel.x, kernel.x.strides
     for name, count in (("n", batch), ("h", out_h), ("w", out_w)):
         text.loop(name, count)
-    text.line(f"{ctype} acc[{channels}] __attribute__((aligned(64)));")
+    text.array(ctype, "acc", channels)
     start = "0"
     if kernel.how == "max":
         start = "-128" if kernel.acc.dtype == "int8" else "-INFINITY"

@@ -21,7 +21,7 @@ def emit_wide(text: KernelText, kernel: Dense) -> None:
     steps = packed((groups, height, width, depth, outputs))
     for name, count in (("n", batch), ("h", out_h), ("w", out_w), ("g", groups)):
         text.loop(name, count)
-    text.line(f"double acc[{outputs}];")
+    text.array("double", "acc", outputs)
     text.loop("o", outputs)
     text.line(f"acc[o] = {bias}[g * {outputs} + o];")
     text.close()

@@ -13,6 +13,8 @@ from .view import Buffer, View, contiguous
 
 __all__: list[str] = []
 
+MAX_ROWS = 4096  # of a GATHER, each a copy at worst
+
 
 def _sliced(
     low: Lowering, op: Operator, begin: Sequence[int], shape: tuple[int, ...], step: Sequence[int]
@@ -173,6 +175,7 @@ def lower_gather(low: Lowering, op: Operator) -> Lazy:
     op.require(not op.options.get("BatchDims"), "has batch dimensions")
     shape = (*source.shape[:axis], len(rows), *source.shape[axis + 1 :])
     op.require(len(op.input(1).shape) == 1 and made.shape == shape, "has another shape")
+    op.require(len(rows) <= MAX_ROWS, f"gathers {len(rows)} rows, at most {MAX_ROWS}")
     op.require(all(0 <= r < source.shape[axis] for r in rows), "reads a row that is not there")
     _same_grid(op)
     home, value, at = low.place(made), low.value(source), 0

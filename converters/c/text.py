@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from spectral_edge.errors import ConversionError
+
 from .expr import Expr, leaf, leaves
 from .forms import form
 from .literals import C_TYPES, Constants, number_text
@@ -15,6 +17,7 @@ __all__ = ["KernelText", "view_key"]
 
 TEMPORARY = {"int8": "int32_t", "int16": "int32_t"}  # codes are narrowed where they are stored
 STAGED_ELEMENTS = 4096
+MAX_LOCAL = 1 << 15  # values of one array on the stack
 
 
 class KernelText:
@@ -61,6 +64,19 @@ class KernelText:
     def loop(self, name: str, count: int | str, start: int | str = 0) -> None:
         """Open a loop."""
         self.open(f"for (int {name} = {start}; {name} < {count}; {name}++)")
+
+    def array(self, ctype: str, name: str, count: int) -> None:
+        """Declare an array on the stack.
+
+        Raises:
+            ConversionError: it would be larger than a stack may be expected to hold.
+        """
+        if count > MAX_LOCAL:
+            raise ConversionError(
+                f"a kernel needs {count} values on the stack, at most {MAX_LOCAL}: the layer is "
+                "too wide for C, use another engine"
+            )
+        self.line(f"{ctype} {name}[{count}] __attribute__((aligned(64)));")
 
     def fresh(self, prefix: str) -> str:
         """A name that this kernel does not use yet."""
@@ -216,10 +232,10 @@ class KernelText:
             if view.buffer is self.acc or view.buffer.dtype != "int8" or not varies:
                 continue
             name = staged.setdefault(view_key(view), self.fresh("s"))
-            self.line(f"int32_t {name}[{count}] __attribute__((aligned(64)));")
+            self.array("int32_t", name, count)
             self._nest(leaf(view), name, outer, inner, None, {})
         codes = self.fresh("q")
-        self.line(f"int32_t {codes}[{count}] __attribute__((aligned(64)));")
+        self.array("int32_t", codes, count)
         self._nest(expr, codes, outer, inner, acc, staged)
         self._nest(leaf(out), out, outer, inner, None, {view_key(out): codes})
         self.close()

@@ -58,9 +58,13 @@ class NativeEngine(StepEngine):
             self._array(leave, "output")  # checks shape and dtype
         waiting = self._waiting()
         self._move = self._function("hand_over")
+        self._step = self._function("step")
         self.invoke = self._function("run")
         self.hand_over = partial(waiting.__setitem__, 0, 1)
         self.reset()
+
+    def step(self) -> None:
+        self._step()
 
     def describe(self) -> dict[str, Any]:
         return {
