@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from spectral_edge.converters.c import compile_step
 from spectral_edge.converters.exact import ExactStep
 from spectral_edge.converters.to_tflite import TfliteFile, write_tflite
 from spectral_edge.program import StepProgram
+from spectral_edge.runtimes.engines import compiler as compiling
 from tests.converters.c.running import CStep, built, driver, sanitizers
 from tests.converters.canonical import quantised, step_program
 from tests.converters.gallery import CASES, Gallery, boundary, codes_equal, random_feeds, run_torch
 from tests.tolerances import FLOAT_ENGINE_ABSOLUTE
 
 Arrays = dict[str, NDArray[Any]]
+X86 = platform.machine() == "x86_64"
 
 # The golden rollout has these as one op in float64 or as an integer sum, the file as several float
 # operators or with a weight that no integer kernel takes: a code of many lies on the other side.
@@ -87,6 +90,22 @@ def test_float_results_are_those_of_torch(name: str, floats_in_c: tuple[Arrays, 
     wanted, seen = (r[name] for r in floats_in_c)
     peak = max(1.0, float(np.abs(wanted).max()))
     assert np.abs(seen - wanted).max() <= FLOAT_ENGINE_ABSOLUTE * peak
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", ["x86-64", "haswell"] if X86 else [])
+def test_older_processors_give_the_same_codes(
+    machine: str,
+    codes: StepProgram,
+    int8_file: TfliteFile,
+    in_c: Arrays,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without AVX-512, and without AVX, other forms of the vector operations are compiled."""
+    flags = [f"-march={machine}" if f == "-march=native" else f for f in compiling.FLAGS]
+    monkeypatch.setattr(compiling, "FLAGS", tuple(flags))
+    seen = CStep(int8_file.data, int8_file.layout)(random_feeds(codes))
+    assert all(np.array_equal(seen[name], in_c[name]) for name in CASES)
 
 
 @pytest.mark.slow
