@@ -8,7 +8,7 @@ reshapes of a lazy value only change the views of its leaves.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -41,6 +41,11 @@ class Expr:
     args: tuple[Expr, ...] = ()
     attrs: tuple[Number | str, ...] = ()
     view: View | None = None
+    depth: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        depth = 1 + max((a.depth for a in self.args), default=0)
+        object.__setattr__(self, "depth", depth)
 
     @property
     def is_number(self) -> bool:

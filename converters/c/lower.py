@@ -24,7 +24,7 @@ from .view import Buffer, View, contiguous
 __all__ = ["Lowering", "lower_graph", "lowers"]
 
 Rule = Callable[["Lowering", Operator], "Lazy | Sequence[Lazy]"]
-MAX_DEPTH = 100  # of one expression
+MAX_DEPTH = 150  # of one expression: it is walked recursively
 
 _RULES: dict[str, Rule] = {}
 
@@ -64,7 +64,6 @@ class Lowering:
     _places: dict[int, View] = field(default_factory=dict)
     _deferred: frozenset[int] = frozenset()
     _pending: dict[int, Kernel] = field(default_factory=dict)
-    _depths: dict[int, int] = field(default_factory=dict)
 
     def value(self, tensor: Tensor) -> Lazy:
         """Value of a tensor; constants of one element are numbers."""
@@ -259,9 +258,7 @@ class Lowering:
         view = value.view
         if (view is not None and view.buffer.kind != "pending") or value.expr.is_number:
             return value
-        depth = 1 + max((self._depths.get(id(a), 0) for a in value.expr.args), default=0)
-        self._depths[id(value.expr)] = depth
-        if tensor.index in self._deferred and depth <= MAX_DEPTH:
+        if tensor.index in self._deferred and value.expr.depth <= MAX_DEPTH:
             return value
         out = self.place(tensor)
         self.store(value, out)

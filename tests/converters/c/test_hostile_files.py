@@ -112,3 +112,18 @@ def test_a_result_of_another_shape_is_refused(
 ) -> None:
     with pytest.raises(ConversionError, match=rf"operator 0 \({code}\)"):
         compile_step(one_operator(code, shape, operands))
+
+
+@pytest.mark.parametrize("code", ["TANH", "RESHAPE"])
+def test_long_chains_end_in_source_or_in_an_error_of_ours(code: str) -> None:
+    builder = Builder()
+    x = last = builder.tensor("x", (1, 4), "float32")
+    for _ in range(3000):
+        made = builder.tensor("y", (1, 4), "float32")
+        builder.operator(code, 1, [last], [made])
+        last = made
+    content = builder.finish({"x": x}, {"y": last}, signature="step", description="", metadata={})
+    made_source = attempt(content)
+    if code == "TANH":
+        assert made_source is not None
+        assert 3000 / 200 <= made_source.kernels <= 3000 / 100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from spectral_edge.bundle import Bundle
 from spectral_edge.cli import main
 from spectral_edge.converters.c import compile_step
 from spectral_edge.errors import ConversionError, RuntimeUnfit, SpecError
+from spectral_edge.runtimes.rollout import python_environment
 from spectral_edge.step_c import bundle_source, write_source
 from tests.converters.c.running import STRICT, built, command
 from tests.runtimes.tiny import tiny_bundle
@@ -28,6 +30,27 @@ def content(tiny: Bundle) -> bytes:
 
 def test_the_same_file_gives_the_same_bytes(content: bytes) -> None:
     assert compile_step(content) == compile_step(content)
+
+
+def test_processes_write_the_same_bytes(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "model.tflite").write_bytes(content)
+    code = (
+        "import hashlib, pathlib, sys; from spectral_edge.converters.c import compile_step\n"
+        "source = compile_step(pathlib.Path(sys.argv[1]).read_bytes()).source\n"
+        "print(hashlib.sha256(source.encode()).hexdigest())"
+    )
+    line = [sys.executable, "-c", code, str(tmp_path / "model.tflite")]
+    seen = {
+        subprocess.run(
+            line,
+            env=python_environment() | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("flags", [("-O3", "-march=native"), ("-O2",), ("-O0",)])
