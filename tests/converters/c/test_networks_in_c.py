@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ SHARE_EQUAL = {"gtcrn": 0.999}
 MOST_KERNELS = {"gtcrn without band recurrence": 100, "gru mask": 16}
 
 
+@cache
 def export(name: str, folder: Path, *, quantised: bool) -> Bundle:
     """A network with random weights as a bundle with a TFLite file."""
     torch.manual_seed(0)
@@ -36,8 +38,15 @@ def export(name: str, folder: Path, *, quantised: bool) -> Bundle:
     program = se.streamify(randomised(entry.model), entry.example, entry.time_dim, check_lengths=())
     if quantised:
         program = se.quantize(program, clips(program, entry.example))
-    se.export(program, folder / "network.seb", formats=("tflite",))
-    return Bundle.load(folder / "network.seb")
+    path = folder / f"{name} {program.precision}.seb"
+    se.export(program, path, formats=("tflite",))
+    return Bundle.load(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the bundles of this module lie; each is made once."""
+    return tmp_path_factory.mktemp("networks")
 
 
 def assert_golden(bundle: Bundle, share: float = 1.0) -> None:
@@ -61,10 +70,10 @@ def network_names() -> list[object]:
 
 @pytest.mark.parametrize("precision", ["float32", "w8a8"])
 @pytest.mark.parametrize("name", network_names())
-def test_network_gives_the_golden_rollout(name: str, precision: str, tmp_path: Path) -> None:
+def test_network_gives_the_golden_rollout(name: str, precision: str, folder: Path) -> None:
     """Every network of the gallery has a C form; none is refused."""
     command()
-    bundle = export(name, tmp_path, quantised=precision == "w8a8")
+    bundle = export(name, folder, quantised=precision == "w8a8")
     assert_golden(bundle, SHARE_EQUAL.get(name, 1.0))
     made = compile_step(bundle.member(bundle.manifest["formats"]["tflite"]["member"]))
     assert made.kernels <= MOST_KERNELS.get(name, 10_000)
@@ -88,8 +97,8 @@ def test_shipped_weights_in_float32(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["float32", "w8a8"])
-def test_sanitizers_find_nothing_in_a_network(precision: str, tmp_path: Path) -> None:
-    bundle = export("fsmn", tmp_path, quantised=precision == "w8a8")
+def test_sanitizers_find_nothing_in_a_network(precision: str, folder: Path, tmp_path: Path) -> None:
+    bundle = export("fsmn", folder, quantised=precision == "w8a8")
     made = compile_step(bundle.member(bundle.manifest["formats"]["tflite"]["member"]))
     program = built(made.source, tmp_path, *sanitizers(), main=driver(made))
     done = subprocess.run([program], capture_output=True, text=True, check=False)
