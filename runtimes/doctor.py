@@ -104,7 +104,9 @@ def _engine(info: EngineInfo) -> Finding:
         return Finding("engine", info.name, False, "not installed", info.install_line)
     found = info.version or "unknown version"
     module = "ai_edge_litert.interpreter" if info.library == "ai_edge_litert" else info.library
-    if info.library == "tflite_runtime":
+    if info.compiles:
+        module = f"{info.library}.schema_py_generated"
+    elif info.library == "tflite_runtime":
         module = "tflite_runtime.interpreter"
         if int(np.__version__.split(".")[0]) >= 2:
             seen = f"{found} with NumPy {np.__version__}"
@@ -124,7 +126,7 @@ def _compiler() -> Finding:
             done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30)
             seen = (done.stdout.splitlines() or [path])[0]
             return Finding("compiler", name, True, seen, "")
-    advice = "only needed to build the C core: apt install gcc"
+    advice = "for the C core and the engine native: apt install gcc"
     return Finding("compiler", "cc", False, "not found", advice)
 
 

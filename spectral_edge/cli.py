@@ -30,7 +30,7 @@ from spectral_edge.errors import (
 
 __all__ = ["main"]
 
-ENGINE_NAMES = ("litert", "tflite-runtime", "onnxruntime", "tensorflow")
+ENGINE_NAMES = ("litert", "tflite-runtime", "onnxruntime", "tensorflow", "native")
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".aiff")
 CALIBRATION_SECONDS = 20.0  # of each file
 # library that a verb may lack -> extra that brings it
@@ -356,6 +356,14 @@ def _doctor(args: argparse.Namespace) -> None:
         raise RuntimeUnavailable("no engine works here; pip install 'spectral-edge[litert]'")
 
 
+def _compile(args: argparse.Namespace) -> None:
+    from spectral_edge.step_c import write_source
+
+    written = write_source(se.Bundle.load(args.bundle), Path(args.output), args.prefix)
+    _show(args, _Plain(**written), written["call"])
+    _note(f"wrote {written['source']} and {written['header']}, {written['kernels']} kernels")
+
+
 def _report(args: argparse.Namespace) -> None:
     from spectral_edge.report_files import load_report, render_reports
 
@@ -597,7 +605,9 @@ def _add_checkpoint_arguments(p: argparse.ArgumentParser, output: bool = True) -
 def _add_bundle_verbs(verbs: Any) -> None:
     p = _verb(verbs, "check", _check, "golden rollout on every installed engine", "denoiser.seb")
     p.add_argument("bundle")
-    p.add_argument("--engine", nargs="+", choices=ENGINE_NAMES, help="default: all that apply")
+    p.add_argument(
+        "--engine", nargs="+", choices=ENGINE_NAMES, help="default: all but native that apply"
+    )
 
     p = _verb(
         verbs,
@@ -690,6 +700,13 @@ def _add_bundle_verbs(verbs: Any) -> None:
     p = _verb(verbs, "inspect", _inspect, "show what is in a bundle", "denoiser.seb")
     p.add_argument("bundle", nargs="?")
     p.add_argument("--models", action="store_true", help="count every network instead")
+
+    p = _verb(
+        verbs, "compile", _compile, "write the step as one C file", "denoiser.seb -o denoiser.c"
+    )
+    p.add_argument("bundle")
+    p.add_argument("-o", "--output", required=True, help="C file; the header is put beside it")
+    p.add_argument("--prefix", help="of the functions' names (default: the file's name)")
 
     _verb(verbs, "doctor", _doctor, "what works on this machine, and what to install", "")
 

@@ -44,7 +44,7 @@ def _contract(bundle: Bundle, engine: str) -> _Contract | None:
         return _Contract(0.998, 1, "≥ 99.8 % equal, at most 1 code apart")
     if engine == "reference":
         return _Contract(1.0, 0, "all codes equal")
-    if engine == "litert":
+    if engine in ("litert", "native"):
         versions = bundle.manifest["formats"].get("tflite", {}).get("op_versions", {})
         if "BATCH_MATMUL" in versions:
             return _Contract(0.0, 2, "at most 2 codes apart (activation × activation products)")
@@ -62,8 +62,9 @@ def check(
 
     Args:
         path: a ``.seb`` file, a bundle directory or a loaded bundle.
-        engines: engine names; None takes every engine that has its format in the bundle. An engine
-            asked for by name that is missing counts as failed, otherwise as skipped.
+        engines: engine names; None takes every engine that has its format in the bundle, but for
+            ``native``, which compiles first. An engine asked for by name that is missing counts as
+            failed, otherwise as skipped.
         hops: compare only this many golden hops.
         progress: called with a line of text before each part.
 
@@ -81,7 +82,8 @@ def check(
     say = progress or (lambda _: None)
     say("qparams in the files")
     gates = _qparam_gates(bundle)
-    names = list(engines) if engines else [info.name for info in engines_for(bundle)]
+    fitting = [info.name for info in engines_for(bundle) if not info.compiles]
+    names = list(engines) if engines else fitting
     checked = []
     for name in names:
         say(f"golden rollout on {name}")

@@ -10,6 +10,7 @@ from spectral_edge.bundle import Bundle
 from spectral_edge.errors import RuntimeUnavailable, RuntimeUnfit, SpecError
 
 from .base import StepEngine
+from .compiler import INSTALL as COMPILER_LINE, compiler, compiler_version
 
 __all__ = [
     "ENGINES",
@@ -23,7 +24,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """An engine: the module that drives it, the library it needs, the format it runs."""
+    """An engine: the module that drives it, the library it needs, the format it runs.
+
+    ``compiles``: it needs a C compiler too, and takes seconds for a new bundle, so it is never
+    chosen unless it is asked for by name.
+    """
 
     name: str
     module: str
@@ -32,15 +37,20 @@ class EngineInfo:
     distributions: tuple[str, ...]
     kind: str
     extra: str
+    compiles: bool = False
 
     @property
     def installed(self) -> bool:
-        """True when its library can be imported; nothing is imported to find out."""
-        return find_spec(self.library) is not None
+        """True when what it needs is there; nothing is imported to find out."""
+        found = find_spec(self.library) is not None
+        return found and (compiler() is not None or not self.compiles)
 
     @property
     def version(self) -> str | None:
         """Installed version, or None."""
+        if self.compiles:
+            command = compiler()
+            return None if command is None else compiler_version(command)
         from importlib.metadata import PackageNotFoundError, version  # 10 ms, seldom needed
 
         for distribution in self.distributions:
@@ -53,6 +63,8 @@ class EngineInfo:
     @property
     def install_line(self) -> str:
         """What to type to get it."""
+        if self.compiles and find_spec(self.library) is not None:
+            return COMPILER_LINE
         return f"pip install 'spectral-edge[{self.extra}]'"
 
 
@@ -95,6 +107,16 @@ ENGINES = {
             ("tensorflow-cpu", "tensorflow"),
             "tflite",
             "tensorflow",
+        ),
+        EngineInfo(
+            "native",
+            "native",
+            "NativeEngine",
+            "ai_edge_litert",  # brings the schema of TFLite files
+            (),
+            "tflite",
+            "litert",
+            compiles=True,
         ),
     )
 }

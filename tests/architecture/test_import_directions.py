@@ -16,7 +16,12 @@ SOURCES = sorted(
 )
 
 # The core composes the siblings in these modules, and only inside functions (or for type checkers).
-COMPOSERS = ("spectral_edge/__init__.py", "spectral_edge/cli.py", "spectral_edge/parity.py")
+COMPOSERS = (
+    "spectral_edge/__init__.py",
+    "spectral_edge/cli.py",
+    "spectral_edge/parity.py",
+    "spectral_edge/step_c.py",  # writes the C that the engine `native` compiles
+)
 
 # Where torch may be imported, at any level of a module.
 TORCH_HOMES = (
