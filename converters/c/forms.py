@@ -30,6 +30,7 @@ FUNCTIONS = {
     "sqrt": ("sqrtf({0})",) * 2,
     "floor": ("floorf({0})",) * 2,
     "ceil": ("ceilf({0})",) * 2,
+    "round": ("rintf({0})",) * 2,  # half to even
     "relu": ("se_max({0}, 0.0f)",) * 2,
     "relu6": ("se_min(se_max({0}, 0.0f), 6.0f)",) * 2,
     "relu1": ("se_min(se_max({0}, -1.0f), 1.0f)",) * 2,

@@ -45,6 +45,7 @@ _FUNCTIONS = {
     "COS": "cos",
     "FLOOR": "floor",
     "CEIL": "ceil",
+    "ROUND": "round",
     "LOGISTIC": "logistic",
     "TANH": "tanh",
     "RELU": "relu",

@@ -26,7 +26,7 @@ ELEMENTWISE = frozenset(
         "FLOOR_DIV", "GELU", "GREATER", "GREATER_EQUAL", "HARD_SWISH", "LEAKY_RELU", "LESS",
         "LESS_EQUAL", "LOG", "LOGICAL_AND", "LOGICAL_NOT", "LOGICAL_OR", "LOGISTIC", "MAXIMUM",
         "MINIMUM", "MUL", "NEG", "NOT_EQUAL", "POW", "PRELU", "QUANTIZE", "RELU", "RELU6",
-        "RELU_N1_TO_1", "RSQRT", "SELECT", "SELECT_V2", "SIN", "SQRT", "SQUARE",
+        "RELU_N1_TO_1", "ROUND", "RSQRT", "SELECT", "SELECT_V2", "SIN", "SQRT", "SQUARE",
         "SQUARED_DIFFERENCE", "SUB", "TANH",
     }
 )  # fmt: skip

@@ -57,6 +57,7 @@ _FUNCTIONS: dict[str, Any] = {
     "cos": np.cos,
     "floor": np.floor,
     "ceil": np.ceil,
+    "round": np.rint,
     "logistic": lambda x: 1 / (1 + np.exp(-x)),
     "tanh": np.tanh,
     "relu": lambda x: np.maximum(x, 0),
