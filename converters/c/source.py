@@ -139,7 +139,9 @@ class _Writer:
         )
         entries = self._entries(calls, inputs, outputs)
         declarations = self._declarations(inputs, outputs)
-        body = "\n".join([*self.constants.texts, *functions, entries])
+        used = set(re.findall(r"\bc\d+\b", "\n".join([*functions, entries])))
+        texts = [t for i, t in enumerate(self.constants.texts) if f"c{i}" in used]
+        body = "\n".join([*texts, *functions, entries])
         source = "\n".join([HEAD, helpers(body), declarations, body])
         guard = f"{self.prefix.upper()}_H"
         header = (
