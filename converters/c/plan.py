@@ -24,6 +24,9 @@ __all__ = ["Move", "Plan", "plan_step"]
 ALIGNMENT = 64  # bytes
 MAX_POOL_BYTES = 1 << 30
 NEXT = ".next"
+# A delay line slides through memory of so many steps more before it is moved back to the start.
+SLIDE_STEPS = 15
+MAX_SLIDE_BYTES = 1 << 14  # more memory than this is not worth a move
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,11 @@ class Move:
 
     target: View
     source: View
+
+    @property
+    def distance(self) -> int:
+        """Elements from the present to the next state, where both lie in one buffer."""
+        return _at(self.source) - _at(self.target)
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,9 @@ class Plan:
         kernels: in the order in which they run.
         inputs: where the caller writes, states included; packed views.
         outputs: where the caller reads, next states included; packed views.
-        moves: the hand-over of states.
+        moves: the hand-over of states that have to be copied.
+        slides: the hand-over of delay lines, whose next state lies a few elements behind the
+            present one: after a step their buffers begin that much later.
         places: first element of every buffer in the pool of its dtype, by ``id``.
         pools: elements of every pool.
         exact: float islands sum in float64.
@@ -52,6 +62,7 @@ class Plan:
     inputs: Mapping[str, View]
     outputs: Mapping[str, View]
     moves: tuple[Move, ...]
+    slides: tuple[Move, ...]
     places: Mapping[int, int]
     pools: Mapping[str, int]
     exact: bool
@@ -63,9 +74,14 @@ class Plan:
 
     @property
     def state_bytes(self) -> int:
-        """Bytes that the hand-over moves: the states."""
-        sizes = [m.target.size * np.dtype(m.target.buffer.dtype).itemsize for m in self.moves]
-        return sum(sizes)
+        """Bytes of the states that change hands."""
+        moves = (*self.moves, *self.slides)
+        return sum(m.target.size * np.dtype(m.target.buffer.dtype).itemsize for m in moves)
+
+    def slide(self, buffer: Buffer) -> int:
+        """Elements by which a buffer begins later after a step, 0 for most."""
+        root = buffer.root
+        return next((m.distance for m in self.slides if m.target.buffer.root is root), 0)
 
     def start(self, view: View) -> int:
         """First element of a view in its pool."""
@@ -105,10 +121,31 @@ def plan_step(graph: Graph, lowering: Lowering) -> Plan:
             outputs[name] = _output(lowering, tensor, hosts, None)
             hosts.setdefault(id(outputs[name].buffer.root), set()).add(name)
     outputs = {name: outputs[name] for name in graph.outputs}
-    places, pools = _allocate(lowering.kernels, [*inputs.values(), *outputs.values()])
+    ports = [*inputs.values(), *outputs.values()]
+    slides = tuple(m for m in moves if _can_slide(m, ports))
+    for move in slides:
+        move.target.buffer.root.size += SLIDE_STEPS * move.distance
+    places, pools = _allocate(lowering.kernels, ports)
     return Plan(
-        tuple(lowering.kernels), inputs, outputs, tuple(moves), places, pools, lowering.exact
+        tuple(lowering.kernels),
+        inputs,
+        outputs,
+        tuple(m for m in moves if m not in slides),
+        slides,
+        places,
+        pools,
+        lowering.exact,
     )
+
+
+def _can_slide(move: Move, ports: list[View]) -> bool:
+    """Say whether the buffer of a state holds nothing else that has an address of its own."""
+    root = move.target.buffer.root
+    guests = [p for p in ports if p.buffer.root is root]
+    size = move.distance * np.dtype(root.dtype).itemsize * SLIDE_STEPS
+    inside = move.source.buffer.root is root and root.kind == "fixed"
+    packed = move.source.is_packed and move.target.is_packed
+    return inside and packed and len(guests) == 2 and 0 < size <= MAX_SLIDE_BYTES
 
 
 def _at(view: View) -> int:

@@ -24,12 +24,12 @@ from .emit_loops import (
 from .kernels import Dense, Depthwise, Kernel, Loop, Matmul, Pool, Reduce, Softmax
 from .literals import C_TYPES, Constants, number_text
 from .lower import lower_graph
-from .plan import Plan, plan_step
+from .plan import SLIDE_STEPS, Move, Plan, plan_step
 from .prelude import HEAD, helpers
 from .read import read_graph
 from .tables import with_tables, without_detours
 from .text import KernelText
-from .view import View
+from .view import Buffer, View
 
 __all__ = ["CSource", "Port", "compile_step"]
 
@@ -177,10 +177,14 @@ class _Writer:
             const = "" if write else "const "
             parameters.append(f"{const}{C_TYPES[root.dtype]} *restrict {name}")
             place = self.plan.places[id(root)] + shift
-            arguments.append(f"s->{POOLS[root.dtype]} + {place}")
+            arguments.append(f"s->{POOLS[root.dtype]} + {place}{self._slid(root)}")
         body = "\n".join(text.lines)
         function = f"SE_KERNEL void k{index}({', '.join(parameters)})\n{{\n{body}\n}}\n"
         return function, f"    k{index}({', '.join(arguments)});"
+
+    def _slid(self, buffer: Buffer) -> str:
+        distance = self.plan.slide(buffer)
+        return f" + s->slid * {distance}" if distance else ""
 
     def _ports(self, side: str, views: Mapping[str, View]) -> dict[str, Port]:
         ports, taken = {}, set()
@@ -206,6 +210,7 @@ class _Writer:
             f"typedef struct {self.type} {{",
             pools,
             "    int32_t waiting;",
+            "    int32_t slid;",
             f"}} {self.type};",
             "",
             "/* Bytes of the struct. */",
@@ -217,6 +222,8 @@ class _Writer:
             f"void {p}_run({self.type} *s);",
             "/* The next states become the present ones, now. */",
             f"void {p}_hand_over({self.type} *s);",
+            "/* A hand-over that waits is done, and every state lies where it lay at first. */",
+            f"void {p}_settle({self.type} *s);",
             "/* The flag of a hand-over that the next hop does first. */",
             f"int32_t *{p}_waiting({self.type} *s);",
             f"/* {p}_run and {p}_hand_over. */",
@@ -234,8 +241,13 @@ class _Writer:
         self, calls: list[str], inputs: Mapping[str, Port], outputs: Mapping[str, Port]
     ) -> str:
         p, plan = self.prefix, self.plan
-        at = {n: f"s->{POOLS[v.buffer.dtype]} + {plan.start(v)}" for n, v in plan.inputs.items()}
-        out = {n: f"s->{POOLS[v.buffer.dtype]} + {plan.start(v)}" for n, v in plan.outputs.items()}
+        at, out = (
+            {
+                n: f"s->{POOLS[v.buffer.dtype]} + {plan.start(v)}{self._slid(v.buffer)}"
+                for n, v in views.items()
+            }
+            for views in (plan.inputs, plan.outputs)
+        )
         lines = [f"int32_t {p}_size(void)", "{", f"    return (int32_t)sizeof({self.type});", "}"]
         lines += ["", f"void {p}_init({self.type} *s)", "{", "    memset(s, 0, sizeof *s);"]
         for name, view in plan.inputs.items():
@@ -255,13 +267,15 @@ class _Writer:
                 value = f"{self.constants.name(np.ascontiguousarray(flat))}[i]"
             lines.append(f"    for (int i = 0; i < {view.size}; i++) ({at[name]})[i] = {value};")
         lines += ["}", "", f"void {p}_hand_over({self.type} *s)", "{"]
-        for move in plan.moves:
-            target, source = (
-                f"s->{POOLS[v.buffer.dtype]} + {plan.start(v)}" for v in (move.target, move.source)
-            )
-            size = move.target.size * np.dtype(move.target.buffer.dtype).itemsize
-            lines.append(f"    memmove({target}, {source}, {size});")
-        lines += ["    s->waiting = 0;", "}", "", f"void {p}_run({self.type} *s)", "{"]
+        lines += [f"    {_move_text(plan, move)}" for move in plan.moves]
+        if plan.slides:
+            lines += [f"    if (s->slid < {SLIDE_STEPS})", "        s->slid++;", "    else {"]
+            lines += [f"        {_move_text(plan, m, SLIDE_STEPS + 1)}" for m in plan.slides]
+            lines += ["        s->slid = 0;", "    }"]
+        lines += ["    s->waiting = 0;", "}", "", f"void {p}_settle({self.type} *s)", "{"]
+        lines += ["    if (s->waiting)", f"        {p}_hand_over(s);"]
+        lines += [f"    {_move_text(plan, m, 's->slid')}" for m in plan.slides]
+        lines += ["    s->slid = 0;", "}", "", f"void {p}_run({self.type} *s)", "{"]
         lines += ["    if (s->waiting)", f"        {p}_hand_over(s);", *calls, "}"]
         lines += ["", f"void {p}_step({self.type} *s)", "{", f"    {p}_run(s);"]
         lines += [f"    {p}_hand_over(s);", "}"]
@@ -272,3 +286,13 @@ class _Writer:
                 lines += ["", f"{C_TYPES[port.dtype]} *{port.function}({self.type} *s)", "{"]
                 lines += [f"    return {places[port.name]};", "}"]
         return "\n".join(lines) + "\n"
+
+
+def _move_text(plan: Plan, move: Move, steps: int | str = 1) -> str:
+    """Copy what lies ``steps`` hand-overs behind the first place of a state to that place."""
+    pool = f"s->{POOLS[move.target.buffer.dtype]}"
+    size = move.target.size * np.dtype(move.target.buffer.dtype).itemsize
+    target = f"{pool} + {plan.start(move.target)}"
+    if steps == 1:
+        return f"memmove({target}, {pool} + {plan.start(move.source)}, {size});"
+    return f"memmove({target}, {target} + {steps} * {move.distance}, {size});"

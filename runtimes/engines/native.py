@@ -57,7 +57,7 @@ class NativeEngine(StepEngine):
         for _, (_, leave) in self.ports.states.items():
             self._array(leave, "output")  # checks shape and dtype
         waiting = self._waiting()
-        self._move = self._function("hand_over")
+        self._settle = self._function("settle")
         self._step = self._function("step")
         self.invoke = self._function("run")
         self.hand_over = partial(waiting.__setitem__, 0, 1)
@@ -78,8 +78,7 @@ class NativeEngine(StepEngine):
         }
 
     def _state_arrays(self) -> dict[str, NDArray[Any]]:
-        if self._flag[0]:
-            self._move()
+        self._settle()
         return self._states
 
     def _allocate(self) -> tuple[NDArray[np.uint8], ctypes.c_void_p]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import spectral_edge as se
+from spectral_edge.runtimes.engines.compiler import compiler
 from tests.streaming.gallery.catalogue import GALLERY
 from tests.streaming.support import assert_law, clip_like, randomised
 
@@ -54,9 +55,14 @@ def test_w8a8_codes_on_engines(name: str, tmp_path: Path) -> None:
     program = se.streamify(model, entry.example, entry.time_dim, check_lengths=())
     int8 = se.quantize(program, clips(program, entry.example))
     bundle = se.export(int8, tmp_path / "network.seb")
-    report = se.check(bundle, engines=["litert", "onnxruntime"])
+    engines = ["litert", "onnxruntime", *(["native"] if compiler() else [])]
+    report = se.check(bundle, engines=engines)
     print(report.table())
     assert report.passed, report.table()
+    for engine in report.engines:
+        if engine.engine.startswith("native"):  # C of our own: the golden integers and no others
+            outputs = engine.tensors[: len(program.outputs)]
+            assert all(t.equal == 1.0 for t in outputs), report.table()
 
 
 def clips(program: se.StepProgram, example: Sequence[torch.Tensor]) -> list[Any]:
