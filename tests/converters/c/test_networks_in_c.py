@@ -81,7 +81,7 @@ def test_network_gives_the_golden_rollout(name: str, precision: str, folder: Pat
 
 
 def test_delay_lines_slide_and_nobody_sees_it(folder: Path) -> None:
-    """Looking at states, loading them and dropping hops change nothing, at any place of the slide."""
+    """Looking at states, loading them and dropping hops change nothing, wherever the slide is."""
     command()
     bundle = export("tc-resnet", folder, quantised=True)
     member = bundle.manifest["formats"]["tflite"]["member"]
