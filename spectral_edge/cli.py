@@ -329,6 +329,7 @@ def _ablate(args: argparse.Namespace) -> None:
                 data_root=args.data,
                 audio=args.audio,
                 effort=args.effort,
+                resume=args.resume,
                 progress=lambda done, total, _: tell(done / max(total, 1)),
             )
         _show(args, table, table.to_text())
@@ -577,6 +578,9 @@ def _add_ablate_verb(verbs: Any) -> None:
         "--audio", choices=("keywords", "esc10"), default="keywords", help="sounds of --preset full"
     )
     p.add_argument("--effort", type=float, default=1.0, help="share of the training (a quick look)")
+    p.add_argument(
+        "--resume", action="store_true", help="keep the finished runs in --out and do the others"
+    )
 
 
 def _add_checkpoint_arguments(p: argparse.ArgumentParser, output: bool = True) -> None:

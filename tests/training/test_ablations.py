@@ -74,10 +74,69 @@ def test_a_run_is_repeatable_and_written(tmp_path: Path) -> None:
     assert "| 64x4 |" in (tmp_path / "F2.md").read_text()
 
 
+def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    """Killed in the middle: finished runs are not done again, and the table is the same."""
+    labels = ["16x16", "64x4"]
+    whole = run_ablation("F2", seeds=2, effort=0.1, only=labels, out=tmp_path / "whole")
+
+    def stop(done: int, total: int, what: str) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_ablation("F2", seeds=2, effort=0.1, only=labels, out=tmp_path, progress=stop)
+    path = tmp_path / "F2.runs.jsonl"
+    kept = path.read_text().splitlines()
+    assert len(kept) == 1 + 3
+    path.write_text("\n".join([*kept, '{"label": "64x4", "se']))  # cut short by a power failure
+    table = run_ablation("F2", seeds=2, effort=0.1, only=labels, out=tmp_path, resume=True)
+    after = path.read_text().splitlines()
+    assert (after[:4], len(after)) == (kept, 5)
+    assert [row.values for row in table.rows] == [row.values for row in whole.rows]
+    assert [row.parameters for row in table.rows] == [row.parameters for row in whole.rows]
+    assert table.seconds == round(sum(json.loads(line)["seconds"] for line in after[1:]), 1)
+
+    started: list[int] = []
+    more = run_ablation("F2", seeds=3, effort=0.1, only=labels, out=tmp_path, resume=True,
+                        progress=lambda done, *_: started.append(done))  # fmt: skip
+    assert [row.values[:2] for row in more.rows] == [row.values for row in whole.rows]
+    assert len(path.read_text().splitlines()) == 7
+    run_ablation("F2", seeds=1, effort=0.1, only=labels[:1], out=tmp_path)  # anew without resume
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_runs_of_other_settings_are_not_mixed(tmp_path: Path) -> None:
+    run_ablation("F2", seeds=1, effort=0.05, only=["64x4"], out=tmp_path)
+    path = tmp_path / "F2.runs.jsonl"
+    with pytest.raises(SpecError, match=r"F2\.runs\.jsonl has runs with effort 0\.05, asked for"):
+        run_ablation("F2", seeds=1, effort=0.1, only=["64x4"], out=tmp_path, resume=True)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], "{", lines[1]]))
+    with pytest.raises(SpecError, match=r"line 2 of .*F2\.runs\.jsonl is no run"):
+        run_ablation("F2", seeds=1, effort=0.05, only=["64x4"], out=tmp_path, resume=True)
+    path.write_text("something else")
+    with pytest.raises(SpecError, match="holds no ablation runs"):
+        run_ablation("F2", seeds=1, effort=0.05, only=["64x4"], out=tmp_path, resume=True)
+    with pytest.raises(SpecError, match="resume needs out"):
+        run_ablation("F2", resume=True)
+
+
 def test_enhancement_and_int8_column() -> None:
     table = run_ablation("S2", seeds=1, effort=0.03, int8=True, only=["3 bands"])
     assert table.rows[0].int8_delta is not None
     assert table.rows[0].int8_delta > -6.0
+
+
+@pytest.mark.parametrize("name", ["S6", "S9"])
+def test_int8_column_of_denoising(name: str) -> None:
+    """Every trained denoiser has the column where it is asked for, also S6 and S9."""
+    module = import_module(f"spectral_edge.training.{EXPERIMENTS[name].module}")
+    labels = [v.label for v in module.variants(name, Context("toy", True))]
+    table = run_ablation(name, seeds=1, effort=0.03, int8=True, only=[labels[0], labels[-1]])
+    deltas = [row.int8_delta for row in table.rows]
+    assert all(delta is not None and abs(delta) < 3.0 for delta in deltas), deltas
+    assert any(deltas)  # the integer form is not the float network again
+    assert "--int8" in table.command
 
 
 def test_measurements_run_once() -> None:
