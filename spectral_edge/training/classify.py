@@ -26,10 +26,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spectral_edge.errors import SpecError
+from spectral_edge.frontend import any_frontend_from_dict
+from spectral_edge.image_frontend import ImageFrontend
+from spectral_edge.logmel_frontend import LogMelFrontend
 from spectral_edge.models.classifiers import build_classifier
 
 from .augment import Augment
 from .classify_recipe import ClassifyRecipe, load_classify_recipe
+from .deployed_features import deployed_frontend
 from .examples import (
     LazyFeatures,
     load_examples,
@@ -43,6 +47,7 @@ from .pretrain import pretraining_task, run_pretraining
 __all__ = [
     "ClassifierModule",
     "ClassifyResult",
+    "classifier_frontend",
     "clip_logits",
     "evaluate_classifier",
     "fit_classifier",
@@ -451,12 +456,22 @@ def train_classifier(
     if checkpoint is not None and getattr(rank_zero_only, "rank", 0) == 0:
         save_classifier(
             checkpoint, network, recipe, validation.classes, input_shape,
-            {"test": scores, "validation": result.history[-1], "seconds": result.seconds},
+            {
+                "test": scores, "validation": result.history[-1], "seconds": result.seconds,
+                "frontend": _frontend_of(recipe),
+            },
         )  # fmt: skip
     return ClassifyResult(
         network, scores, result.history, result.pretraining, result.seconds,
         result.examples_per_second, checkpoint,
     )  # fmt: skip
+
+
+def _frontend_of(recipe: ClassifyRecipe) -> dict[str, Any] | None:
+    if recipe.features.front != "deployed":
+        return None
+    examples = load_examples(recipe.data, "val", recipe.seed)
+    return deployed_frontend(recipe.features, examples).to_dict()
 
 
 def _start_from(network: nn.Module, path: str) -> None:
@@ -518,3 +533,20 @@ def load_classifier(path: str | Path) -> tuple[nn.Module, ClassifyRecipe, tuple[
     )
     network.load_state_dict(data["weights"])
     return network.eval(), recipe, tuple(data["classes"])
+
+
+def classifier_frontend(path: str | Path) -> LogMelFrontend | ImageFrontend:
+    """Return the front end that a checkpoint's network was trained with, for ``se.export``.
+
+    Raises:
+        SpecError: the file is no checkpoint, or its features were published ones.
+    """
+    stored = _read(Path(path))["info"].get("frontend")
+    if stored is None:
+        raise SpecError(
+            f"{path} does not say what front end its features are from: train it with "
+            "features.front deployed"
+        )
+    frontend = any_frontend_from_dict(stored)
+    assert isinstance(frontend, LogMelFrontend | ImageFrontend)
+    return frontend
