@@ -223,3 +223,43 @@ def test_page_of_results(tmp_path: Path) -> None:
     (tmp_path / "S2.json").write_text("{}")
     with pytest.raises(SpecError, match=r"S2\.json is no ablation table"):
         results_page(tmp_path)
+
+
+def test_a_page_keeps_tables_that_the_folder_lacks(tmp_path: Path) -> None:
+    """Real tables are made again without the synthetic ones, which stay as they are."""
+
+    def table(name: str, preset: str, audio: str = "", value: float = 1.0) -> AblationTable:
+        row = Row("a", [value], value, 0.0, 10, 20, 0.5, None, {})
+        return AblationTable(name, "why?", "x", preset, 1, [row], 3600.0, audio=audio)
+
+    old = [table("S1", "toy"), table("F3", "full", "keywords"), table("S9", "full"),
+           table("F3", "full", "esc10")]  # fmt: skip
+    for one in old:
+        one.write(tmp_path / "old")
+    page = tmp_path / "page.md"
+    assert main([str(tmp_path / "old"), "-o", str(page)]) == 0
+    before = page.read_text()
+    assert "takes about 4.0 hours on one core" in before
+    table("F3", "full", "esc10", value=2.0).write(tmp_path / "new")
+    table("D1", "full", "keywords").write(tmp_path / "new")
+    assert main([str(tmp_path / "new"), "-o", str(page), "--keep", str(page)]) == 0
+    after = page.read_text()
+    assert "4 tables, 240 minutes in all" in after
+    assert [line for line in after.splitlines() if line.startswith("#")] == [
+        "# Ablations", "## Synthetic data", "### S1: why?", "## Real data",
+        "### S9: why?", "### D1: why?", "### F3: why?", "### F3: why?",
+    ]  # fmt: skip
+    assert after.count("| a | 2.000 |") == 1
+    changed = {line for line in before.splitlines() if line not in after.splitlines()}
+    assert len(changed) == 2  # hours of the page, tables of the section
+    again = results_page(tmp_path / "old", tmp_path / "new")
+    assert again == after
+    assert results_page(tmp_path / "new", keep=page) == after
+    with pytest.raises(SpecError, match="does not exist: leave keep out"):
+        results_page(tmp_path / "old", keep=tmp_path / "none.md")
+    (tmp_path / "other.md").write_text("# Something else")
+    with pytest.raises(SpecError, match="holds no ablation table"):
+        results_page(tmp_path / "old", keep=tmp_path / "other.md")
+    (tmp_path / "other.md").write_text("### S1: why?\n\nno command\n")
+    with pytest.raises(SpecError, match="without the command that made it"):
+        results_page(tmp_path / "old", keep=tmp_path / "other.md")
