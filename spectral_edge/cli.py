@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt as error:
-        return _fail(error, 130, "interrupted")
+        return _fail(error, 130, str(error) or "interrupted")
     except Exception as error:
         text = f"internal error: {type(error).__name__}: {error}; SPECTRAL_EDGE_DEBUG=1 shows where"
         return _fail(error, 1, text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import math
 import os
@@ -41,6 +42,7 @@ from .examples import (
     make_loader,
     report_missing,
 )
+from .interrupts import interruptible
 from .labelled import FeatureSet, Progress
 from .pretrain import pretraining_task, run_pretraining
 
@@ -135,6 +137,8 @@ class ClassifierModule(lightning.LightningModule):
         if recipe.run.ema:
             self.average = copy.deepcopy(network).requires_grad_(False)
         self.history: list[dict[str, float]] = []
+        self.resumed = 0  # epochs of the history that an earlier run did
+        self.order: torch.Generator | None = None  # of the training loader
         self._outputs: list[tuple[Tensor, Tensor]] = []
 
     @property
@@ -195,6 +199,21 @@ class ClassifierModule(lightning.LightningModule):
         self.history.append(scores)
         for name, value in scores.items():
             self.log(f"val/{name}", value, prog_bar=True, sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what a resumed run needs to go on with the same bits: history and generators."""
+        checkpoint["history"] = self.history
+        checkpoint["augment"] = json.dumps(self.augment.rng.bit_generator.state)
+        checkpoint["torch"] = torch.get_rng_state()
+        checkpoint["order"] = None if self.order is None else self.order.get_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = list(checkpoint["history"])
+        self.resumed = len(self.history)
+        self.augment.rng.bit_generator.state = json.loads(checkpoint["augment"])
+        torch.set_rng_state(checkpoint["torch"].cpu())
+        if self.order is not None and checkpoint["order"] is not None:
+            self.order.set_state(checkpoint["order"].cpu())
 
     def configure_optimizers(self) -> Any:
         run = self.recipe.run
@@ -277,7 +296,7 @@ class ClassifyResult:
     Attributes:
         model: trained network in evaluation mode, weights of the best validation epoch.
         scores: on the test split (validation where there is none): accuracy or map, and loss.
-        history: validation scores after every epoch.
+        history: validation scores after every epoch, those before a resumed run included.
         pretraining: mean loss of every self-supervised epoch.
         seconds: of training.
         examples_per_second: training speed, augmentation included.
@@ -305,6 +324,9 @@ def fit_classifier(
 ) -> ClassifyResult:
     """Train a network on features and keep its best validation weights.
 
+    Under one seed, one machine type and one thread count a run gives the same bits, also when it
+    was interrupted and resumed (with ``run.workers`` 0).
+
     Args:
         network: trained in place.
         train: training inputs.
@@ -316,12 +338,16 @@ def fit_classifier(
 
     Raises:
         SpecError: nothing to resume, or a teacher of other classes.
+        KeyboardInterrupt: Ctrl-C; finished epochs are in ``folder``.
     """
     run = recipe.run
+    checkpoint = None if folder is None else folder / RESUME_FILE
+    if resume and (checkpoint is None or not checkpoint.is_file()):
+        raise SpecError(f"nothing to resume: {checkpoint} does not exist, run without resume")
     classes = len(validation.classes)
     batches = make_loader(train, run.batch, shuffle=True, workers=run.workers, seed=recipe.seed)
     pretraining: list[float] = []
-    if recipe.pretrain.task != "none":
+    if recipe.pretrain.task != "none" and not resume:
         task = pretraining_task(network, recipe.pretrain)
         settings = recipe.pretrain
         pretraining = run_pretraining(
@@ -333,19 +359,18 @@ def fit_classifier(
         if names != validation.classes:
             raise SpecError(f"teacher {recipe.distill.teacher} knows other classes")
     module = ClassifierModule(network, recipe, classes, len(batches), teacher)
+    module.order = batches.generator
     best = _Best()
     with quiet_lightning():
         trainer = _trainer(recipe, folder, best, progress)
-        checkpoint = None if folder is None else folder / RESUME_FILE
-        if resume and (checkpoint is None or not checkpoint.is_file()):
-            raise SpecError(f"nothing to resume: {checkpoint} does not exist, run without resume")
         started = time.perf_counter()
-        trainer.fit(
-            module, batches, make_loader(validation, 256, shuffle=False),
-            ckpt_path=str(checkpoint) if resume else None,
-        )  # fmt: skip
+        with interruptible(checkpoint):
+            trainer.fit(
+                module, batches, make_loader(validation, 256, shuffle=False),
+                ckpt_path=str(checkpoint) if resume else None,
+            )  # fmt: skip
     seconds = time.perf_counter() - started
-    epochs = max(1, len(module.history))
+    epochs = len(module.history) - module.resumed
     network.load_state_dict(best.weights)
     network.eval()
     return ClassifyResult(
