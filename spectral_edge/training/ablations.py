@@ -393,6 +393,7 @@ def run_ablation(
     Raises:
         SpecError: an unknown id (the message lists all), preset or label, no seeds, or runs with
             other settings to resume from.
+        KeyboardInterrupt: Ctrl-C; finished runs are in ``out``.
     """
     experiment = EXPERIMENTS.get(id.upper())
     if experiment is None:
@@ -436,14 +437,18 @@ def run_ablation(
     elif kept is not None:  # pure measurements are compared with one another: all in one go
         kept.start()
     total = repeats * len(variants)
-    for number, (seed, variant) in enumerate(product(range(repeats), variants), start=1):
-        key = (variant.label, seed)
-        if key not in done:
-            done[key] = _run(variant, seed)
-            if kept is not None:
-                kept.add(done[key])
-        if progress is not None:
-            progress(number, total, f"{experiment.id} {variant.label}, seed {seed}")
+    try:
+        for number, (seed, variant) in enumerate(product(range(repeats), variants), start=1):
+            key = (variant.label, seed)
+            if key not in done:
+                done[key] = _run(variant, seed)
+                if kept is not None:
+                    kept.add(done[key])
+            if progress is not None:
+                progress(number, total, f"{experiment.id} {variant.label}, seed {seed}")
+    except KeyboardInterrupt:
+        how = "" if kept is None else f": {kept.path} has the finished runs, go on with resume"
+        raise KeyboardInterrupt(f"interrupted{how}") from None
     lines = [[done[variant.label, seed] for seed in range(repeats)] for variant in variants]
     seconds = sum(run.seconds for runs in lines for run in runs)
     table = replace(table, rows=[_row(runs) for runs in lines], seconds=round(seconds, 1))

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from spectral_edge.errors import SpecError
+from spectral_edge.training import ablation_saf
 from spectral_edge.training.ablation_dsm import _spectrum_sqnr
 from spectral_edge.training.ablation_page import load_table, main, results_page
 from spectral_edge.training.ablation_saf import TOY, Spectra, si_sdr
@@ -22,6 +26,7 @@ from spectral_edge.training.ablations import (
     experiment_ids,
     run_ablation,
 )
+from spectral_edge.training.clips import toy_noise, toy_speech
 from spectral_edge.training.synthetic import toy_se
 
 REGISTER = [*(f"S{i}" for i in range(1, 11)), *(f"D{i}" for i in range(1, 9)),
@@ -83,7 +88,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
         if done == 3:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=r"F2\.runs\.jsonl has the finished runs, go on"):
         run_ablation("F2", seeds=2, effort=0.1, only=labels, out=tmp_path, progress=stop)
     path = tmp_path / "F2.runs.jsonl"
     kept = path.read_text().splitlines()
@@ -137,6 +142,28 @@ def test_int8_column_of_denoising(name: str) -> None:
     assert all(delta is not None and abs(delta) < 3.0 for delta in deltas), deltas
     assert any(deltas)  # the integer form is not the float network again
     assert "--int8" in table.command
+
+
+def test_real_denoising_has_the_int8_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`ablate S9 --preset full --int8` at toy size, on folders as the real ones are laid out."""
+    rng = np.random.default_rng(0)
+    for name in ("clean_train", "clean_val", "noise_train", "noise_val"):
+        (tmp_path / "denoise" / name).mkdir(parents=True)
+        make = toy_speech if "clean" in name else lambda r, n, _: toy_noise(r, n)
+        for i in range(2):
+            wave = make(rng, 16_000, 16_000)
+            soundfile.write(tmp_path / "denoise" / name / f"{i}.flac", wave, 16_000)
+    small = replace(ablation_saf.FULL, seconds=0.5, train=8, test=2, steps=4, batch=2, channels=8)
+    monkeypatch.setattr(ablation_saf, "FULL", small)
+    labels = ["mask", "complex mask"]
+    arguments = {"preset": "full", "data_root": tmp_path, "only": labels, "out": tmp_path / "out"}
+    table = run_ablation("S9", seeds=1, int8=True, **arguments)  # type: ignore[arg-type]
+    assert [row.label for row in table.rows] == labels
+    assert all(row.int8_delta is not None for row in table.rows)
+    assert "int8 delta" in (tmp_path / "out" / "S9-full.md").read_text()
+    assert all({"SSNR gain (dB)"} <= set(row.extras) for row in table.rows)
 
 
 def test_measurements_run_once() -> None:
