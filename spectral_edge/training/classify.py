@@ -62,6 +62,7 @@ __all__ = [
 FORMAT = "spectral-edge classifier"
 KEYS = {"format", "version", "recipe", "classes", "input_shape", "weights", "info"}
 RESUME_FILE = "last.ckpt"
+SCALE_EXAMPLES = 256  # that the check of the features' scale looks at
 
 
 def clip_logits(outputs: Tensor) -> Tensor:
@@ -465,6 +466,7 @@ def train_classifier(
         return load_features(recipe, split, progress)
 
     train, validation = inputs("train"), inputs("val")
+    _check_scale(train, recipe)
     shape = train[0][0].shape if isinstance(train, LazyFeatures) else train.inputs.shape[1:]
     input_shape = (shape[0], shape[1], shape[2])
     network = build_classifier(
@@ -490,6 +492,25 @@ def train_classifier(
         network, scores, result.history, result.pretraining, result.seconds,
         result.examples_per_second, checkpoint,
     )  # fmt: skip
+
+
+def _check_scale(train: FeatureSet | LazyFeatures, recipe: ClassifyRecipe) -> None:
+    """Warn when log-mel is so far from zero that training would mostly learn the offset."""
+    if isinstance(train, LazyFeatures) or train.kind != "audio":
+        return
+    sample = train.inputs[:: max(1, len(train) // SCALE_EXAMPLES)]
+    mean, deviation = float(sample.mean()), float(sample.std())
+    if abs(mean) <= 2.5 * deviation and 0.05 <= deviation <= 5.0:
+        return
+    features = recipe.features
+    offset = features.mean + 2.0 * features.std * mean
+    scale = max(1e-3, 2.0 * features.std * deviation)
+    warnings.warn(
+        f"training features have mean {mean:.2f} and deviation {deviation:.2f}: set features.mean "
+        f"to {offset:.2f} and features.std to {scale:.2f}",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def _frontend_of(recipe: ClassifyRecipe) -> dict[str, Any] | None:

@@ -70,11 +70,13 @@ class FeatureSet:
         inputs: float32[examples, channels, height, width].
         targets: int64[examples] or float32[examples, classes].
         classes: label names.
+        kind: ``audio`` or ``image``; empty where it is not known.
     """
 
     inputs: Tensor
     targets: Tensor
     classes: tuple[str, ...]
+    kind: str = ""
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -143,14 +145,14 @@ def stored_features(
         stored = Path(cache) / f"{_key(examples, settings)}.npy"
         if stored.is_file():
             inputs = torch.from_numpy(np.load(stored))
-            return FeatureSet(inputs, _targets(examples), examples.classes)
+            return FeatureSet(inputs, _targets(examples), examples.classes, examples.kind)
     inputs = compute()
     if stored is not None:
         stored.parent.mkdir(parents=True, exist_ok=True)
         partial = stored.with_suffix(".partial.npy")
         np.save(partial, inputs.numpy())
         partial.replace(stored)
-    return FeatureSet(inputs, _targets(examples), examples.classes)
+    return FeatureSet(inputs, _targets(examples), examples.classes, examples.kind)
 
 
 def _key(examples: LabelledSet, settings: str) -> str:
@@ -182,7 +184,7 @@ def image_features(
                 images, size, mode="bilinear", align_corners=False, antialias=True
             )
         rows.append(images)
-    return FeatureSet(torch.cat(rows), _targets(examples), examples.classes)
+    return FeatureSet(torch.cat(rows), _targets(examples), examples.classes, examples.kind)
 
 
 def fitted(clip: NDArray[Any], samples: int) -> NDArray[Any]:

@@ -156,7 +156,7 @@ KWS = {
     "model": "dsm_kws_s",
     "options": {"depths": [1, 1, 1]},
     "data": {"kind": "toy_kws", "classes": 4, "examples": [96, 24, 40]},
-    "features": {"mels": 64, "frames": 96},
+    "features": {"mels": 64, "frames": 96, "mean": -0.6, "std": 1.8},
     "run": {"epochs": 8, "batch": 16, "lr": 0.004, "accelerator": "cpu", "threads": 1},
 }
 
@@ -188,6 +188,20 @@ def test_from_recipe_to_labels(tmp_path: Path) -> None:
     assert trained == result.scores["accuracy"]
     assert trained > 0.8
     assert accuracy > trained - 0.05
+
+
+def test_features_far_from_zero_are_told() -> None:
+    changes = {"features.mean": -12.0, "run.epochs": 1, "data.examples": [16, 8, 8]}
+    with pytest.warns(
+        RuntimeWarning, match=r"set features.mean to -\d+\.\d+ and features.std to"
+    ) as w:
+        train_classifier(KWS, overrides=changes)
+    found = str(w[0].message).split("features.mean to ")[1]
+    mean, std = (float(word) for word in found.split(" and features.std to "))
+    recipe = load_classify_recipe(KWS, {**changes, "features.mean": mean, "features.std": std})
+    inputs = load_features(recipe, "train").inputs
+    assert abs(float(inputs.mean())) < 0.05
+    assert 0.4 < float(inputs.std()) < 0.6
 
 
 def test_published_features_have_no_session(tmp_path: Path) -> None:

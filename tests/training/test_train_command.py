@@ -138,7 +138,9 @@ def test_a_recipe_file_of_ones_own(tmp_path: Path, capsys: Capture) -> None:
     recipe = {
         "name": "mine", "model": "fftp_ast_xs", "options": {"layers": 1, "width": 16},
         "data": {"kind": "toy_kws", "classes": 3, "examples": [12, 6, 6]},
-        "features": {"mels": 40, "frames": 50, "cache": str(tmp_path / "kept")},
+        "features": {
+            "mels": 40, "frames": 50, "mean": -0.6, "std": 1.8, "cache": str(tmp_path / "kept"),
+        },
         "run": {"epochs": 1, "batch": 4, "accelerator": "cpu"},
     }  # fmt: skip
     path = tmp_path / "mine.yaml"
