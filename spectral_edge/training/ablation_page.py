@@ -25,18 +25,19 @@ HEAD = """# Ablations
 Written by `python -m spectral_edge.training.ablation_page FOLDER -o docs/ablations.md` out of what
 `spectral-edge ablate … --out FOLDER` wrote; above each table stands the command that made it.
 
-**All networks are our reconstructions, and nothing here reproduces a table of a paper.** `toy`
-runs on synthetic data with small networks and short training: it says how variants behave against
-one another, not how good a network is, and a few seeds leave wide margins. `full` takes real
-recordings and images, here with a fraction of the training a recipe gives, so its figures are low,
-too. Classifiers are scored on the test split, by which nothing is chosen; denoisers in `full` on
+**All networks are our reconstructions, and nothing here reproduces a table of a paper.** `toy` runs
+on synthetic data with small networks and short training: it says how variants behave against one
+another, not how good a network is, and a few seeds leave wide margins. `full` takes real recordings
+and images, here with a fraction of the training a recipe gives, so its figures are low, too.
+Classifiers are scored on the test split, by which nothing is chosen; denoisers in `full` on
 mixtures of the validation speakers with a noise that training lacks. Seeds and effort are as small
-as they are so that the whole page takes about {hours} on one core of a shared machine; the same
-commands take more of both. The sentence below a table compares the spread over seeds with the
-differences; where it names several variants, the table does not say which is best. `int8 delta` is
-the change of the metric by w8a8 post-training quantisation, calibrated on training data; an empty
-cell means the network has no integer form (an FFT inside). Measurements (D5, X1) have no such
-column, and D7 has its own. Milliseconds are PyTorch's on one thread and only rough.
+as they are so that the whole page took about {hours} on one core of a shared machine, waiting for
+it included; the same commands take more of both. The sentence below a table compares the spread
+over seeds with the differences; where it names several variants, the table does not say which is
+best. `int8 delta` is the change of the metric by w8a8 post-training quantisation, calibrated on
+training data; an empty cell means the network has no integer form (an FFT inside). Measurements
+(D5, X1) have no such column, and D7 has its own. Milliseconds are PyTorch's on one thread and only
+rough.
 """
 SECTIONS = {"toy": "## Synthetic data", "full": "## Real data"}
 TABLE = re.compile(r"^### (?P<id>\w+): .*?(?=^##|\Z)", re.MULTILINE | re.DOTALL)

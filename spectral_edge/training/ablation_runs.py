@@ -28,7 +28,7 @@ class Run:
         extras: further columns.
         parameters: of the network; measured, like the next two, for seed 0 alone.
         macs: of one example, or None.
-        latency_ms: median time of one example in PyTorch on one thread, or None.
+        latency_ms: median processor time of one example in PyTorch on one thread, or None.
         seconds: the run took.
     """
 

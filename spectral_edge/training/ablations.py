@@ -175,7 +175,7 @@ class Row:
         sd: standard deviation over seeds (0 for one seed).
         parameters: of the network, or None.
         macs: of one example, or None.
-        latency_ms: median time of one example in PyTorch on one thread, or None.
+        latency_ms: median processor time of one example in PyTorch on one thread, or None.
         int8_delta: mean change of the metric by w8a8 quantisation, or None.
         extras: means of further columns.
     """
@@ -492,15 +492,23 @@ def _row(runs: Sequence[Run]) -> Row:
 
 
 def latency_ms(model: Callable[..., Any], example: Tensor, runs: int = 15) -> float:
-    """Return the median time of one call in milliseconds, after warming up."""
+    """Return the median processor time of one call on one thread in milliseconds, warmed up.
+
+    Not wall time: trainings share their machine, and waiting for it is no property of a network.
+    """
     if isinstance(model, nn.Module):
         model.eval()
     times = []
-    with torch.no_grad():
-        for _ in range(3):
-            model(example)
-        for _ in range(runs):
-            started = time.perf_counter()
-            model(example)
-            times.append(1000 * (time.perf_counter() - started))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.no_grad():
+            for _ in range(3):
+                model(example)
+            for _ in range(runs):
+                started = time.process_time()
+                model(example)
+                times.append(1000 * (time.process_time() - started))
+    finally:
+        torch.set_num_threads(threads)
     return round(statistics.median(times), 4)
