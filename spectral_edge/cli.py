@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt as error:
-        return _fail(error, 130, "interrupted")
+        return _fail(error, 130, str(error) or "interrupted")
     except Exception as error:
         text = f"internal error: {type(error).__name__}: {error}; SPECTRAL_EDGE_DEBUG=1 shows where"
         return _fail(error, 1, text)
@@ -329,6 +329,7 @@ def _ablate(args: argparse.Namespace) -> None:
                 data_root=args.data,
                 audio=args.audio,
                 effort=args.effort,
+                resume=args.resume,
                 progress=lambda done, total, _: tell(done / max(total, 1)),
             )
         _show(args, table, table.to_text())
@@ -585,6 +586,9 @@ def _add_ablate_verb(verbs: Any) -> None:
         "--audio", choices=("keywords", "esc10"), default="keywords", help="sounds of --preset full"
     )
     p.add_argument("--effort", type=float, default=1.0, help="share of the training (a quick look)")
+    p.add_argument(
+        "--resume", action="store_true", help="keep the finished runs in --out and do the others"
+    )
 
 
 def _add_checkpoint_arguments(p: argparse.ArgumentParser, output: bool = True) -> None:

@@ -114,11 +114,11 @@ class AxisTransform(nn.Module):
         self, name: str, length: int, keep: int | None = None, *, learned: bool = False
     ) -> None:
         super().__init__()
-        self.length = length
+        self.name, self.length = name, length
         self.kept = length if keep is None else keep
         if not 1 <= self.kept <= length:
             raise SpecError(f"keep is {keep}, must be 1…{length} coefficients")
-        matrix = transform_matrix(name, length)[: self.kept].float().contiguous()
+        matrix = self._exact()
         self.learned = learned
         if learned:
             self.matrix = nn.Parameter(matrix)
@@ -126,6 +126,9 @@ class AxisTransform(nn.Module):
             self.register_buffer("analysis", matrix, persistent=False)
             self.register_buffer("synthesis", matrix.T.contiguous(), persistent=False)
         self.register_buffer("scale", torch.ones(self.kept))
+
+    def _exact(self) -> Tensor:
+        return transform_matrix(self.name, self.length)[: self.kept].float().contiguous()
 
     def set_scale(self, scale: Tensor) -> None:
         """Fold per-coefficient gains, float32[kept] > 0, into both constant matrices.
@@ -137,9 +140,10 @@ class AxisTransform(nn.Module):
             raise SpecError("a learned transform has no band scales: train it without them")
         if scale.shape != (self.kept,) or bool((scale <= 0).any()):
             raise SpecError(f"scale must be {self.kept} positive gains, got shape {scale.shape}")
+        exact = self._exact().to(scale.device)  # not the present one: gains would pile up rounding
         with torch.no_grad():
-            self.analysis.mul_((scale / self.scale)[:, None])
-            self.synthesis.mul_((self.scale / scale)[None, :])
+            self.analysis.copy_(exact * scale[:, None])
+            self.synthesis.copy_(exact.T * (1.0 / scale)[None, :])
             self.scale.copy_(scale)
 
     def _load_from_state_dict(
@@ -147,12 +151,7 @@ class AxisTransform(nn.Module):
     ) -> None:
         super()._load_from_state_dict(state_dict, prefix, *rest)
         if not self.learned:
-            loaded = self.scale.clone()
-            self.scale.fill_(1.0)
-            exact = self.analysis / self.analysis.norm(dim=1, keepdim=True)
-            self.analysis.copy_(exact)
-            self.synthesis.copy_(exact.T)
-            self.set_scale(loaded)
+            self.set_scale(self.scale.clone())
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.matrix if self.learned else self.analysis)

@@ -242,6 +242,14 @@ class SpectrumMixing(nn.Module):
         if self.weights == "dynamic":
             self.generator.set_scale(scale_w, scale_h)
 
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *rest: object
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        scales = [state_dict.get(f"{prefix}along_{axis}.scale") for axis in "wh"]
+        if self.weights == "dynamic" and scales[0] is not None and scales[1] is not None:
+            self.generator.set_scale(scales[0], scales[1])
+
     def spectrum(self, x: Tensor) -> Tensor:
         """Return coefficients, float32[batch, channels, kept along width, kept along height]."""
         result: Tensor = self.along_h(self.along_w(x).transpose(2, 3))

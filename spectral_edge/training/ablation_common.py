@@ -49,7 +49,7 @@ def _splits(kind: str, mels: int, frames: int, root: Path | None) -> Splits:
 
 def _data_recipe(kind: str, mels: int, frames: int, root: Path | None) -> ClassifyRecipe:
     data: dict[str, Any]
-    features: dict[str, Any] = {"mels": mels, "frames": frames}
+    features: dict[str, Any] = {"front": "published", "mels": mels, "frames": frames}
     if kind == "toy_kws":
         data = {"kind": kind, "classes": 10, "examples": [320, 80, 160]}
     elif kind == "toy_tag":
@@ -57,14 +57,15 @@ def _data_recipe(kind: str, mels: int, frames: int, root: Path | None) -> Classi
     elif kind == "toy_words":  # other words, for a start to transfer from
         data = {"kind": "toy_kws", "classes": 20, "examples": [320, 40, 40], "options": {"seed": 7}}
     elif kind == "toy_img":
-        data, features = {"kind": kind, "examples": [960, 120, 360]}, {}
+        data = {"kind": kind, "examples": [960, 120, 360]}
+        features = {"front": "published"}
     elif kind == "keywords":
         data = {"kind": "csv", "root": f"{root}/keywords/gsc12.csv"}
     elif kind == "esc10":
         data = {"kind": "csv", "root": f"{root}/esc/esc10.csv"}
     elif kind == "images":
         data = {"kind": "fashion_mnist", "root": f"{root}/images", "examples": [12000, 2000, 0]}
-        features = {"size": [32, 32]}
+        features = {"front": "published", "size": [32, 32]}
     else:
         raise SpecError(f"no data called {kind!r}")
     return load_classify_recipe(

@@ -181,6 +181,7 @@ def _square_start(context: Context, seed: int) -> Ast:
     """A square-patch transformer trained on other words."""
     data = splits_for(context, "other_words")
     size = _ast(context, patch=(16, 16), stride=(16, 16), classes=len(data[0].classes))
+    torch.manual_seed(seed)
     model = Ast(size)
     fit_classifier(model, data[0], data[1], training(context, seed))
     return model
@@ -191,8 +192,9 @@ def _starts(context: Context) -> Iterator[Variant]:
     size = _ast(context)
 
     def resized(seed: int) -> Outcome:
+        old = _square_start(context, seed)
+
         def make() -> nn.Module:
-            old = _square_start(context, seed)
             model = ast.resized_from_square(old, 4)
             fresh = Ast(size)
             own = fresh.state_dict()
@@ -203,8 +205,8 @@ def _starts(context: Context) -> Iterator[Variant]:
         return classify_once(context, make, data, seed)
 
     def distilled(seed: int) -> Outcome:
-        teacher = Ast(_ast(context, width=96, layers=3))
         torch.manual_seed(seed)
+        teacher = Ast(_ast(context, width=96, layers=3))
         fit_classifier(teacher, data[0], data[1], training(context, seed))
         with torch.no_grad():
             soft = torch.softmax(teacher(data[0].inputs) / 2.0, dim=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -30,6 +30,7 @@ __all__ = ["variants"]
 
 SEEN = ("stationary", "modulated", "hum")
 EPSILON = 1e-5
+CLIPS_AT_ONCE = 8
 LOG1P = 0.0  # stands for log(1 + |X|) among the compression exponents
 
 
@@ -292,18 +293,27 @@ def _fit(
     return model.eval()
 
 
+def _enhanced(model: Any, spectra: Spectra, noisy: Tensor) -> Tensor:
+    """Return the clips after the network, a few at a time: real ones are large spectra."""
+    waves = []
+    with torch.no_grad():
+        for part in noisy.split(CLIPS_AT_ONCE):  # type: ignore[no-untyped-call]
+            x = spectra.features(part)
+            waves.append(spectra.wave(reconstruct(x, model(x)), part.shape[1]))
+    return torch.cat(waves)
+
+
 def _gain(model: Any, spectra: Spectra, test: Pairs) -> float:
     """Return the mean SI-SDR gain over the noisy input in dB."""
     noisy, clean = test
-    with torch.no_grad():
-        x = spectra.features(noisy)
-        enhanced = spectra.wave(reconstruct(x, model(x)), noisy.shape[1])
+    enhanced = _enhanced(model, spectra, noisy)
     return float((si_sdr(enhanced, clean) - si_sdr(noisy, clean)).mean())
 
 
-def _int8_gain(
-    model: SafPaper, spectra: Spectra, train: Pairs, test: Pairs, qat: se.QatConfig | None = None
-) -> float:
+def _int8(
+    model: SafPaper, spectra: Spectra, train: Pairs, qat: se.QatConfig | None = None
+) -> Callable[[Tensor], dict[str, Tensor]]:
+    """Return the w8a8 form of a trained network, calibrated on clips it was trained with."""
     features = spectra.features(train[0][: 8 if qat is None else 32])
     program = window_program(model, features[:1])
     quantised = se.quantize(program, [(features,)], qat=qat)
@@ -312,15 +322,13 @@ def _int8_gain(
     def run(x: Tensor) -> dict[str, Tensor]:
         return dict(zip(names, quantised.step((x,), ())[0], strict=True))
 
-    return _gain(run, spectra, test)
+    return run
 
 
 def _quality(model: SafPaper, spectra: Spectra, test: Pairs, setting: Setting) -> dict[str, float]:
     """Return what the enhanced clips gain in PESQ and segmental SNR over the noisy ones."""
     noisy, clean = test
-    with torch.no_grad():
-        x = spectra.features(noisy)
-        enhanced = spectra.wave(reconstruct(x, model(x)), noisy.shape[1])
+    enhanced = _enhanced(model, spectra, noisy)
     scores: dict[str, Any] = {"PESQ gain": metrics.pesq, "SSNR gain (dB)": metrics.ssnr}
     peak = float(max(t.abs().max() for t in (noisy, clean, enhanced)))
     found = {}
@@ -349,7 +357,7 @@ def _variant(
         value = _gain(model, spectra, test)
         int8 = None
         if context.int8 or columns == "S10":
-            int8 = _int8_gain(model, spectra, train, test)
+            int8 = _gain(_int8(model, spectra, train), spectra, test)
         example = spectra.features(test[0][:1])
         extras = _extras(columns, model, example, setting)
         if columns == "S10":
@@ -357,7 +365,8 @@ def _variant(
                 steps=max(2, round(60 * context.effort)), batch=4, bptt_hops=1, lr=1e-3,
                 evaluate_every=20, seed=seed,
             )  # fmt: skip
-            extras["QAT delta"] = _int8_gain(model, spectra, train, test, qat) - value
+            tuned = _int8(model, spectra, train, qat)
+            extras["QAT delta"] = _gain(tuned, spectra, test) - value
         if not context.toy:
             extras |= _quality(model, spectra, test, setting)
         return Outcome(value, model, example, int8, extras)
@@ -389,21 +398,25 @@ def _generalisation(context: Context) -> Iterator[Variant]:
     """Train on three families of noise; score all, and reverberant speech, at several SNRs."""
     setting = _setting(context)
     spectra = Spectra(setting, 0.5)
-    trained: dict[int, SafPaper] = {}
 
-    def model_of(seed: int) -> SafPaper:
-        if seed not in trained:
-            train = _pairs(context, "train", SEEN)
-            trained[seed] = _fit(_options(setting), setting, spectra, train, seed)
-        return trained[seed]
+    @lru_cache(maxsize=1)
+    def models_of(seed: int) -> tuple[Any, Any]:
+        """The float network and, where it is asked for, its w8a8 form."""
+        train = _pairs(context, "train", SEEN)
+        model = _fit(_options(setting), setting, spectra, train, seed)
+        return model, _int8(model, spectra, train) if context.int8 else None
+
+    def outcome(seed: int, test: Pairs, unseen: bool) -> Outcome:
+        model, coded = models_of(seed)
+        int8 = None if coded is None else _gain(coded, spectra, test)
+        return Outcome(_gain(model, spectra, test), None, None, int8, {"unseen": float(unseen)})
 
     cells = [(f, snr) for f in NOISE_FAMILIES for snr in (-5.0, 5.0, 15.0)]
     for family, snr in cells:
 
         def run(seed: int, family: str = family, snr: float = snr) -> Outcome:
             test = _pairs(context, "test", (family,), (snr, snr))
-            extras = {"unseen": float(family not in SEEN)}
-            return Outcome(_gain(model_of(seed), spectra, test), None, None, None, extras)
+            return outcome(seed, test, family not in SEEN)
 
         mark = "" if family in SEEN else " (unseen)"
         yield Variant(f"{family}{mark}, {snr:g} dB", run)
@@ -416,8 +429,7 @@ def _generalisation(context: Context) -> Iterator[Variant]:
         tail[0] = 1.0
         room = torch.from_numpy(tail).float().flip(0)[None, None]
         wet = nn.functional.conv1d(noisy[:, None], room, padding=length - 1)[:, 0]
-        test = (wet[:, : noisy.shape[1]], clean)
-        return Outcome(_gain(model_of(seed), spectra, test), None, None, None, {"unseen": 1.0})
+        return outcome(seed, (wet[:, : noisy.shape[1]], clean), True)
 
     yield Variant("stationary + room (unseen), 5 dB", reverberant)
 

@@ -13,17 +13,21 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+import spectral_edge as se
 from spectral_edge.errors import SpecError
 from spectral_edge.models.counters import measured_macs, parameter_count
+
+from .ablation_runs import Run, RunFile
 
 __all__ = [
     "EXPERIMENTS",
@@ -171,7 +175,7 @@ class Row:
         sd: standard deviation over seeds (0 for one seed).
         parameters: of the network, or None.
         macs: of one example, or None.
-        latency_ms: median time of one example in PyTorch on one thread, or None.
+        latency_ms: median processor time of one example in PyTorch on one thread, or None.
         int8_delta: mean change of the metric by w8a8 quantisation, or None.
         extras: means of further columns.
     """
@@ -366,6 +370,7 @@ def run_ablation(
     audio: str = "keywords",
     only: Iterable[str] | None = None,
     effort: float = 1.0,
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> AblationTable:
     """Run one experiment and return its table.
@@ -375,15 +380,20 @@ def run_ablation(
         preset: ``toy`` (synthetic data, minutes) or ``full`` (real data).
         seeds: repetitions with other weights and order; the spread is reported.
         int8: quantise every trained network (w8a8, PTQ) and report the change.
-        out: folder for JSON, CSV, Markdown and a plot; None writes nothing.
+        out: folder for JSON, CSV, Markdown and a plot, and for every run as soon as it is finished;
+            None writes nothing.
         data_root: real data for ``full``.
         audio: sounds of ``full``: ``keywords`` (12 classes, 1 s) or ``esc10`` (10 classes, 5 s).
         only: labels of the variants to run; None runs all.
         effort: share of the preset's epochs and steps; below 1 for a quick look.
+        resume: take the finished runs of the same experiment in ``out`` and run only what lacks:
+            after an interruption, or for more seeds.
         progress: called as (done, total, what) after every run.
 
     Raises:
-        SpecError: an unknown id (the message lists all), preset or label, or no seeds.
+        SpecError: an unknown id (the message lists all), preset or label, no seeds, or runs with
+            other settings to resume from.
+        KeyboardInterrupt: Ctrl-C; finished runs are in ``out``.
     """
     experiment = EXPERIMENTS.get(id.upper())
     if experiment is None:
@@ -410,57 +420,95 @@ def run_ablation(
         if unknown:
             raise SpecError(f"{id} has no variant {unknown[0]!r}; it has {', '.join(labels)}")
         variants = [v for v in variants if v.label in set(only)]
+    if resume and out is None:
+        raise SpecError("resume needs out: the folder with the runs to go on from")
     repeats = seeds if experiment.seeded else 1
-    started = time.perf_counter()
-    outcomes: dict[str, list[Outcome]] = {v.label: [] for v in variants}
-    total = repeats * len(variants)
-    for seed in range(repeats):
-        for i, variant in enumerate(variants):
-            outcomes[variant.label].append(variant.run(seed))
-            if progress is not None:
-                done = seed * len(variants) + i + 1
-                progress(done, total, f"{experiment.id} {variant.label}, seed {seed}")
-    rows = [_row(label, results) for label, results in outcomes.items()]
+    sounds = audio if preset == "full" and experiment.module != _SAF else ""
     table = AblationTable(
-        experiment.id, experiment.question, experiment.metric, preset, repeats, rows,
-        round(time.perf_counter() - started, 1), experiment.note, effort, int8,
-        audio if preset == "full" and experiment.module != _SAF else "",
+        experiment.id, experiment.question, experiment.metric, preset, repeats, [], 0.0,
+        experiment.note, effort, int8, sounds,
     )  # fmt: skip
+    kept = None
+    if out is not None:
+        kept = RunFile(Path(out) / f"{table.stem}.runs.jsonl", _settings(table))
+    done: dict[tuple[str, int], Run] = {}
+    if kept is not None and resume and experiment.seeded:
+        done = {(run.label, run.seed): run for run in kept.resume()}
+    elif kept is not None:  # pure measurements are compared with one another: all in one go
+        kept.start()
+    total = repeats * len(variants)
+    try:
+        for number, (seed, variant) in enumerate(product(range(repeats), variants), start=1):
+            key = (variant.label, seed)
+            if key not in done:
+                done[key] = _run(variant, seed)
+                if kept is not None:
+                    kept.add(done[key])
+            if progress is not None:
+                progress(number, total, f"{experiment.id} {variant.label}, seed {seed}")
+    except KeyboardInterrupt:
+        how = "" if kept is None else f": {kept.path} has the finished runs, go on with resume"
+        raise KeyboardInterrupt(f"interrupted{how}") from None
+    lines = [[done[variant.label, seed] for seed in range(repeats)] for variant in variants]
+    seconds = sum(run.seconds for runs in lines for run in runs)
+    table = replace(table, rows=[_row(runs) for runs in lines], seconds=round(seconds, 1))
     if out is not None:
         table.write(out)
     return table
 
 
-def _row(label: str, outcomes: list[Outcome]) -> Row:
-    values = [o.value for o in outcomes]
-    first = outcomes[0]
-    quantised = [o.int8 - o.value for o in outcomes if o.int8 is not None]
+def _settings(table: AblationTable) -> dict[str, Any]:
+    names = ("id", "preset", "effort", "int8", "audio")
+    return {"version": se.__version__, **{name: getattr(table, name) for name in names}}
+
+
+def _run(variant: Variant, seed: int) -> Run:
+    started = time.perf_counter()
+    outcome = variant.run(seed)
     parameters = macs = latency = None
-    if first.model is not None:
-        parameters = parameter_count(first.model)
-        if first.example is not None:
-            macs = measured_macs(first.model, tuple(first.example.shape))
-            latency = latency_ms(first.model, first.example)
-    names = list(dict.fromkeys(name for o in outcomes for name in o.extras))
+    if outcome.model is not None and seed == 0:
+        parameters = parameter_count(outcome.model)
+        if outcome.example is not None:
+            macs = measured_macs(outcome.model, tuple(outcome.example.shape))
+            latency = latency_ms(outcome.model, outcome.example)
+    return Run(
+        variant.label, seed, outcome.value, outcome.int8, outcome.extras, parameters, macs, latency,
+        round(time.perf_counter() - started, 2),
+    )  # fmt: skip
+
+
+def _row(runs: Sequence[Run]) -> Row:
+    values = [run.value for run in runs]
+    first = runs[0]
+    quantised = [run.int8 - run.value for run in runs if run.int8 is not None]
+    names = list(dict.fromkeys(name for run in runs for name in run.extras))
     return Row(
-        label, [round(v, 6) for v in values], round(statistics.fmean(values), 6),
+        first.label, [round(v, 6) for v in values], round(statistics.fmean(values), 6),
         round(statistics.stdev(values), 6) if len(values) > 1 else 0.0,
-        parameters, macs, latency,
+        first.parameters, first.macs, first.latency_ms,
         round(statistics.fmean(quantised), 6) if quantised else None,
-        {n: statistics.fmean([o.extras[n] for o in outcomes if n in o.extras]) for n in names},
+        {n: statistics.fmean([r.extras[n] for r in runs if n in r.extras]) for n in names},
     )  # fmt: skip
 
 
 def latency_ms(model: Callable[..., Any], example: Tensor, runs: int = 15) -> float:
-    """Return the median time of one call in milliseconds, after warming up."""
+    """Return the median processor time of one call on one thread in milliseconds, warmed up.
+
+    Not wall time: trainings share their machine, and waiting for it is no property of a network.
+    """
     if isinstance(model, nn.Module):
         model.eval()
     times = []
-    with torch.no_grad():
-        for _ in range(3):
-            model(example)
-        for _ in range(runs):
-            started = time.perf_counter()
-            model(example)
-            times.append(1000 * (time.perf_counter() - started))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.no_grad():
+            for _ in range(3):
+                model(example)
+            for _ in range(runs):
+                started = time.process_time()
+                model(example)
+                times.append(1000 * (time.process_time() - started))
+    finally:
+        torch.set_num_threads(threads)
     return round(statistics.median(times), 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import math
 import os
@@ -26,10 +27,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spectral_edge.errors import SpecError
+from spectral_edge.frontend import any_frontend_from_dict
+from spectral_edge.image_frontend import ImageFrontend
+from spectral_edge.logmel_frontend import LogMelFrontend
 from spectral_edge.models.classifiers import build_classifier
 
 from .augment import Augment
 from .classify_recipe import ClassifyRecipe, load_classify_recipe
+from .deployed_features import deployed_frontend
 from .examples import (
     LazyFeatures,
     load_examples,
@@ -37,12 +42,14 @@ from .examples import (
     make_loader,
     report_missing,
 )
+from .interrupts import interruptible
 from .labelled import FeatureSet, Progress
 from .pretrain import pretraining_task, run_pretraining
 
 __all__ = [
     "ClassifierModule",
     "ClassifyResult",
+    "classifier_frontend",
     "clip_logits",
     "evaluate_classifier",
     "fit_classifier",
@@ -55,6 +62,7 @@ __all__ = [
 FORMAT = "spectral-edge classifier"
 KEYS = {"format", "version", "recipe", "classes", "input_shape", "weights", "info"}
 RESUME_FILE = "last.ckpt"
+SCALE_EXAMPLES = 256  # that the check of the features' scale looks at
 
 
 def clip_logits(outputs: Tensor) -> Tensor:
@@ -130,6 +138,8 @@ class ClassifierModule(lightning.LightningModule):
         if recipe.run.ema:
             self.average = copy.deepcopy(network).requires_grad_(False)
         self.history: list[dict[str, float]] = []
+        self.resumed = 0  # epochs of the history that an earlier run did
+        self.order: torch.Generator | None = None  # of the training loader
         self._outputs: list[tuple[Tensor, Tensor]] = []
 
     @property
@@ -190,6 +200,21 @@ class ClassifierModule(lightning.LightningModule):
         self.history.append(scores)
         for name, value in scores.items():
             self.log(f"val/{name}", value, prog_bar=True, sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what a resumed run needs to go on with the same bits: history and generators."""
+        checkpoint["history"] = self.history
+        checkpoint["augment"] = json.dumps(self.augment.rng.bit_generator.state)
+        checkpoint["torch"] = torch.get_rng_state()
+        checkpoint["order"] = None if self.order is None else self.order.get_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = list(checkpoint["history"])
+        self.resumed = len(self.history)
+        self.augment.rng.bit_generator.state = json.loads(checkpoint["augment"])
+        torch.set_rng_state(checkpoint["torch"].cpu())
+        if self.order is not None and checkpoint["order"] is not None:
+            self.order.set_state(checkpoint["order"].cpu())
 
     def configure_optimizers(self) -> Any:
         run = self.recipe.run
@@ -272,7 +297,7 @@ class ClassifyResult:
     Attributes:
         model: trained network in evaluation mode, weights of the best validation epoch.
         scores: on the test split (validation where there is none): accuracy or map, and loss.
-        history: validation scores after every epoch.
+        history: validation scores after every epoch, those before a resumed run included.
         pretraining: mean loss of every self-supervised epoch.
         seconds: of training.
         examples_per_second: training speed, augmentation included.
@@ -300,6 +325,9 @@ def fit_classifier(
 ) -> ClassifyResult:
     """Train a network on features and keep its best validation weights.
 
+    Under one seed, one machine type and one thread count a run gives the same bits, also when it
+    was interrupted and resumed (with ``run.workers`` 0).
+
     Args:
         network: trained in place.
         train: training inputs.
@@ -311,12 +339,16 @@ def fit_classifier(
 
     Raises:
         SpecError: nothing to resume, or a teacher of other classes.
+        KeyboardInterrupt: Ctrl-C; finished epochs are in ``folder``.
     """
     run = recipe.run
+    checkpoint = None if folder is None else folder / RESUME_FILE
+    if resume and (checkpoint is None or not checkpoint.is_file()):
+        raise SpecError(f"nothing to resume: {checkpoint} does not exist, run without resume")
     classes = len(validation.classes)
     batches = make_loader(train, run.batch, shuffle=True, workers=run.workers, seed=recipe.seed)
     pretraining: list[float] = []
-    if recipe.pretrain.task != "none":
+    if recipe.pretrain.task != "none" and not resume:
         task = pretraining_task(network, recipe.pretrain)
         settings = recipe.pretrain
         pretraining = run_pretraining(
@@ -328,19 +360,18 @@ def fit_classifier(
         if names != validation.classes:
             raise SpecError(f"teacher {recipe.distill.teacher} knows other classes")
     module = ClassifierModule(network, recipe, classes, len(batches), teacher)
+    module.order = batches.generator
     best = _Best()
     with quiet_lightning():
         trainer = _trainer(recipe, folder, best, progress)
-        checkpoint = None if folder is None else folder / RESUME_FILE
-        if resume and (checkpoint is None or not checkpoint.is_file()):
-            raise SpecError(f"nothing to resume: {checkpoint} does not exist, run without resume")
         started = time.perf_counter()
-        trainer.fit(
-            module, batches, make_loader(validation, 256, shuffle=False),
-            ckpt_path=str(checkpoint) if resume else None,
-        )  # fmt: skip
+        with interruptible(checkpoint):
+            trainer.fit(
+                module, batches, make_loader(validation, 256, shuffle=False),
+                ckpt_path=str(checkpoint) if resume else None,
+            )  # fmt: skip
     seconds = time.perf_counter() - started
-    epochs = max(1, len(module.history))
+    epochs = len(module.history) - module.resumed
     network.load_state_dict(best.weights)
     network.eval()
     return ClassifyResult(
@@ -435,6 +466,7 @@ def train_classifier(
         return load_features(recipe, split, progress)
 
     train, validation = inputs("train"), inputs("val")
+    _check_scale(train, recipe)
     shape = train[0][0].shape if isinstance(train, LazyFeatures) else train.inputs.shape[1:]
     input_shape = (shape[0], shape[1], shape[2])
     network = build_classifier(
@@ -451,12 +483,41 @@ def train_classifier(
     if checkpoint is not None and getattr(rank_zero_only, "rank", 0) == 0:
         save_classifier(
             checkpoint, network, recipe, validation.classes, input_shape,
-            {"test": scores, "validation": result.history[-1], "seconds": result.seconds},
+            {
+                "test": scores, "validation": result.history[-1], "seconds": result.seconds,
+                "frontend": _frontend_of(recipe),
+            },
         )  # fmt: skip
     return ClassifyResult(
         network, scores, result.history, result.pretraining, result.seconds,
         result.examples_per_second, checkpoint,
     )  # fmt: skip
+
+
+def _check_scale(train: FeatureSet | LazyFeatures, recipe: ClassifyRecipe) -> None:
+    """Warn when log-mel is so far from zero that training would mostly learn the offset."""
+    if isinstance(train, LazyFeatures) or train.kind != "audio":
+        return
+    sample = train.inputs[:: max(1, len(train) // SCALE_EXAMPLES)]
+    mean, deviation = float(sample.mean()), float(sample.std())
+    if abs(mean) <= 2.5 * deviation and 0.05 <= deviation <= 5.0:
+        return
+    features = recipe.features
+    offset = features.mean + 2.0 * features.std * mean
+    scale = max(1e-3, 2.0 * features.std * deviation)
+    warnings.warn(
+        f"training features have mean {mean:.2f} and deviation {deviation:.2f}: set features.mean "
+        f"to {offset:.2f} and features.std to {scale:.2f}",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+def _frontend_of(recipe: ClassifyRecipe) -> dict[str, Any] | None:
+    if recipe.features.front != "deployed":
+        return None
+    examples = load_examples(recipe.data, "val", recipe.seed)
+    return deployed_frontend(recipe.features, examples).to_dict()
 
 
 def _start_from(network: nn.Module, path: str) -> None:
@@ -518,3 +579,20 @@ def load_classifier(path: str | Path) -> tuple[nn.Module, ClassifyRecipe, tuple[
     )
     network.load_state_dict(data["weights"])
     return network.eval(), recipe, tuple(data["classes"])
+
+
+def classifier_frontend(path: str | Path) -> LogMelFrontend | ImageFrontend:
+    """Return the front end that a checkpoint's network was trained with, for ``se.export``.
+
+    Raises:
+        SpecError: the file is no checkpoint, or its features were published ones.
+    """
+    stored = _read(Path(path))["info"].get("frontend")
+    if stored is None:
+        raise SpecError(
+            f"{path} does not say what front end its features are from: train it with "
+            "features.front deployed"
+        )
+    frontend = any_frontend_from_dict(stored)
+    assert isinstance(frontend, LogMelFrontend | ImageFrontend)
+    return frontend

@@ -57,17 +57,23 @@ class FeatureRecipe:
     """What the network sees.
 
     Attributes:
+        front: ``deployed`` takes what a session on the device computes, bit for bit: the integers
+            of :class:`spectral_edge.LogMelFrontend` or :class:`spectral_edge.ImageFrontend`.
+            ``published`` takes the float features of the papers: Kaldi's log-mel
+            (:class:`spectral_edge.training.log_mel.LogMel`), images resized by PyTorch.
         mels: bands of audio.
         frames: frames of a window.
         mean: subtracted from log-mel.
         std: features are divided by twice this.
-        centring: ``utterance`` or ``blocker``, see :class:`spectral_edge.training.log_mel.LogMel`.
-        fill: ``mean`` or ``raw_zero``: what short clips are padded with.
+        centring: of ``published`` audio: ``utterance`` or ``blocker``.
+        fill: of ``published`` audio: ``mean`` or ``raw_zero``, what short clips are padded with
+            (``deployed`` pads with silence).
         size: (height, width) of images; empty keeps theirs.
         cache: folder for computed features; None computes them again.
         lazy: compute features when they are needed, in loader workers (data larger than memory).
     """
 
+    front: str = "deployed"
     mels: int = 64
     frames: int = 100
     mean: float = -6.845978
@@ -239,6 +245,9 @@ class ClassifyRecipe:
 
     def __post_init__(self) -> None:
         choices = (
+            ("features.front", self.features.front, ("deployed", "published")),
+            ("features.centring", self.features.centring, ("utterance", "blocker")),
+            ("features.fill", self.features.fill, ("mean", "raw_zero")),
             ("augment.mask", self.augment.mask, ("none", "spec_augment", "spec_mask")),
             ("pretrain.task", self.pretrain.task, ("none", "patches", "frequency")),
             ("run.optimizer", self.run.optimizer, ("adam", "adamw")),
@@ -248,8 +257,23 @@ class ClassifyRecipe:
         for key, value, allowed in choices:
             if value not in allowed:
                 raise SpecError(f"{key} is {value!r}, must be one of {', '.join(allowed)}")
+        self._check_features()
         if self.run.epochs < 1 or self.run.batch < 1:
             raise SpecError("run.epochs and run.batch must be at least 1")
+
+    def _check_features(self) -> None:
+        features, usual = self.features, FeatureRecipe()
+        for name in ("centring", "fill"):
+            value = getattr(features, name)
+            if features.front == "deployed" and value != getattr(usual, name):
+                raise SpecError(
+                    f"features.{name} is {value!r}, which the deployed front end does not have: "
+                    "leave it out, or set features.front to published"
+                )
+        if features.mels < 1 or features.frames < 1 or features.std <= 0:
+            raise SpecError("features.mels, frames and std must be positive")
+        if len(features.size) not in (0, 2):
+            raise SpecError(f"features.size is {features.size}, must be height and width")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that :func:`load_classify_recipe` takes."""

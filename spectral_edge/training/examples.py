@@ -17,6 +17,7 @@ from spectral_edge.errors import SpecError
 
 from . import loaders
 from .classify_recipe import ClassifyData, ClassifyRecipe, FeatureRecipe
+from .deployed_features import DeployedFeatures, deployed_frontend, frontend_features
 from .labelled import (
     FeatureSet,
     LabelledSet,
@@ -132,10 +133,17 @@ def log_mel_of(features: FeatureRecipe, sample_rate: int) -> LogMel:
 def load_features(
     recipe: ClassifyRecipe, split: str, progress: Progress | None = None
 ) -> FeatureSet:
-    """Return inputs and targets of one split, computed once (or read from the cache)."""
+    """Return inputs and targets of one split, computed once (or read from the cache).
+
+    Raises:
+        SpecError: what :func:`load_examples` or the front end finds wrong.
+    """
     examples = load_examples(recipe.data, split, recipe.seed)
     features = recipe.features
     report_missing(examples, progress)
+    if features.front == "deployed":
+        frontend = deployed_frontend(features, examples)
+        return frontend_features(examples, frontend, features.frames, progress, features.cache)
     if examples.kind == "image":
         size = (features.size[0], features.size[1]) if features.size else None
         return image_features(examples, size)
@@ -181,6 +189,10 @@ class LazyFeatures(Dataset[tuple[Tensor, Tensor]]):
             examples = replace(examples, load=_changed(examples.load))
         self.examples, self.features = examples, features
         self.front = log_mel_of(features, examples.sample_rate)
+        self.deployed = None
+        if features.front == "deployed":
+            frontend = deployed_frontend(features, examples)
+            self.deployed = DeployedFeatures(frontend, features.frames)
         self.classes = examples.classes
         self.targets = torch.from_numpy(np.ascontiguousarray(examples.targets))
 
@@ -189,6 +201,8 @@ class LazyFeatures(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         target = self.targets[index]
+        if self.deployed is not None:
+            return torch.from_numpy(self.deployed(self.examples.load(index))), target
         if self.examples.kind == "image":
             size = (self.features.size[0], self.features.size[1]) if self.features.size else None
             one = self.examples.subset([index], "one")

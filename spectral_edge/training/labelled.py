@@ -70,11 +70,13 @@ class FeatureSet:
         inputs: float32[examples, channels, height, width].
         targets: int64[examples] or float32[examples, classes].
         classes: label names.
+        kind: ``audio`` or ``image``; empty where it is not known.
     """
 
     inputs: Tensor
     targets: Tensor
     classes: tuple[str, ...]
+    kind: str = ""
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -112,28 +114,54 @@ def audio_features(
         raise SpecError(
             f"{examples.name} has {examples.sample_rate} Hz, the front end {front.sample_rate} Hz"
         )
-    key = json.dumps([examples.name, len(examples), repr(front), samples])
+
+    def compute() -> Tensor:
+        rows = []
+        for start in range(0, len(examples), batch):
+            stop = min(start + batch, len(examples))
+            clips = np.stack([fitted(examples.load(i), samples) for i in range(start, stop)])
+            rows.append(front(torch.from_numpy(clips)))
+            if progress is not None:
+                progress(stop, len(examples), f"features of {examples.name}")
+        return torch.cat(rows)
+
+    return stored_features(examples, f"{front!r} {samples}", cache, compute)
+
+
+def stored_features(
+    examples: LabelledSet, settings: str, cache: str | Path | None, compute: Callable[[], Tensor]
+) -> FeatureSet:
+    """Return features from a cache, or compute and keep them.
+
+    Args:
+        examples: what they are of. Their number, targets and four of the examples are part of the
+            file's name, so that another set of the same name is not mistaken for it.
+        settings: what else they depend on.
+        cache: folder; None keeps nothing.
+        compute: gives the inputs.
+    """
     stored = None
     if cache is not None:
-        stored = Path(cache) / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
+        stored = Path(cache) / f"{_key(examples, settings)}.npy"
         if stored.is_file():
-            return FeatureSet(
-                torch.from_numpy(np.load(stored)), _targets(examples), examples.classes
-            )
-    rows = []
-    for start in range(0, len(examples), batch):
-        stop = min(start + batch, len(examples))
-        clips = np.stack([fitted(examples.load(i), samples) for i in range(start, stop)])
-        rows.append(front(torch.from_numpy(clips)))
-        if progress is not None:
-            progress(stop, len(examples), f"features of {examples.name}")
-    inputs = torch.cat(rows)
+            inputs = torch.from_numpy(np.load(stored))
+            return FeatureSet(inputs, _targets(examples), examples.classes, examples.kind)
+    inputs = compute()
     if stored is not None:
         stored.parent.mkdir(parents=True, exist_ok=True)
         partial = stored.with_suffix(".partial.npy")
         np.save(partial, inputs.numpy())
         partial.replace(stored)
-    return FeatureSet(inputs, _targets(examples), examples.classes)
+    return FeatureSet(inputs, _targets(examples), examples.classes, examples.kind)
+
+
+def _key(examples: LabelledSet, settings: str) -> str:
+    text = json.dumps([examples.name, examples.classes, len(examples), settings])
+    digest = hashlib.sha256(text.encode())
+    digest.update(np.ascontiguousarray(examples.targets).tobytes())
+    for i in sorted({n * (len(examples) - 1) // 3 for n in range(4)} if len(examples) else ()):
+        digest.update(np.ascontiguousarray(examples.load(i)).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def image_features(
@@ -156,7 +184,7 @@ def image_features(
                 images, size, mode="bilinear", align_corners=False, antialias=True
             )
         rows.append(images)
-    return FeatureSet(torch.cat(rows), _targets(examples), examples.classes)
+    return FeatureSet(torch.cat(rows), _targets(examples), examples.classes, examples.kind)
 
 
 def fitted(clip: NDArray[Any], samples: int) -> NDArray[Any]:

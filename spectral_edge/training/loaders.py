@@ -10,6 +10,7 @@ import csv
 import gzip
 import hashlib
 import struct
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,29 @@ def _file(path: Path, what: str) -> Path:
     return path
 
 
+def _rows(path: Path, what: str, needed: set[str]) -> list[dict[str, str]]:
+    """Read a CSV with a header; every row must have the needed columns."""
+    try:
+        with _file(path, what).open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            rows, columns = list(reader), set(reader.fieldnames or ())
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise SpecError(f"{path} is no CSV table in UTF-8: {error}") from None
+    if needed - columns:
+        raise SpecError(f"{path} lacks the columns {', '.join(sorted(needed - columns))}")
+    for number, row in enumerate(rows, start=1):
+        absent = sorted(name for name in needed if row[name] is None)
+        if absent:
+            raise SpecError(f"row {number} of {path} ends before its {absent[0]}")
+    return rows
+
+
+def _number(text: str, where: str) -> int:
+    if not text.strip().isdecimal():
+        raise SpecError(f"{where} is {text!r}, must be a whole number")
+    return int(text)
+
+
 def _split(split: str) -> str:
     if split not in SPLITS:
         raise SpecError(f"split is {split!r}, must be one of {', '.join(SPLITS)}")
@@ -72,6 +96,8 @@ def verify_sums(root: str | Path, progress: Progress | None = None) -> int:
     """
     folder = _folder(root)
     lines = _file(folder / "SHA256SUMS", "the list of hashes").read_text("utf-8").splitlines()
+    if not lines:
+        raise SpecError(f"{folder}/SHA256SUMS is empty: nothing there proves the files")
     for done, line in enumerate(lines, start=1):
         expected, _, name = line.partition("  ")
         path = folder / name.lstrip("*")
@@ -127,16 +153,14 @@ def csv_set(
         SpecError: a missing column, file or label, or no row of that split.
         AudioError: on reading, a clip that is not mono audio of that rate.
     """
-    path = _file(Path(table).expanduser(), "the table")
-    with path.open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    columns = set(rows[0]) if rows else set()
-    needed = {"path", "label"} | ({"split"} if split else set())
-    if needed - columns:
-        raise SpecError(f"{path} lacks the columns {', '.join(sorted(needed - columns))}")
+    path = Path(table).expanduser()
+    rows = _rows(path, "the table", {"path", "label"} | ({"split"} if split else set()))
     labels = [row["label"].split(";") for row in rows]
     names = classes or tuple(sorted({one for each in labels for one in each}))
     chosen = [i for i, row in enumerate(rows) if split is None or row["split"] == split]
+    if not chosen:
+        have = ", ".join(sorted({row["split"] for row in rows})) if split else "none"
+        raise SpecError(f"{path} has no row of split {split!r}; its splits: {have or 'none'}")
     files = [path.parent / rows[i]["path"] for i in chosen]
     for file in files:
         _file(file, f"listed in {path.name}")
@@ -208,14 +232,17 @@ def _image(path: Path, side: int, channels: int) -> NDArray[np.uint8]:
         from PIL import Image
     except ImportError:
         raise RuntimeUnavailable("image files need Pillow: pip install pillow") from None
-    with Image.open(path) as image:
-        ready = image.convert("RGB" if channels == 3 else "L")
-        short = side / 0.875
-        factor = short / min(ready.size)
-        size = tuple(max(side, round(n * factor)) for n in ready.size)
-        ready = ready.resize((size[0], size[1]), Image.Resampling.BILINEAR)
-        left, top = (size[0] - side) // 2, (size[1] - side) // 2
-        pixels = np.asarray(ready.crop((left, top, left + side, top + side)), dtype=np.uint8)
+    try:
+        with Image.open(path) as image:
+            ready = image.convert("RGB" if channels == 3 else "L")
+    except OSError as error:
+        raise SpecError(f"{path} is no image that Pillow reads: {error}") from None
+    short = side / 0.875
+    factor = short / min(ready.size)
+    size = tuple(max(side, round(n * factor)) for n in ready.size)
+    ready = ready.resize((size[0], size[1]), Image.Resampling.BILINEAR)
+    left, top = (size[0] - side) // 2, (size[1] - side) // 2
+    pixels = np.asarray(ready.crop((left, top, left + side, top + side)), dtype=np.uint8)
     return pixels.reshape(side, side, channels)
 
 
@@ -303,13 +330,14 @@ def esc50(
     if not 1 <= fold <= 5:
         raise SpecError(f"fold is {fold}, must be 1…5")
     folder = _folder(root)
-    table = _file(folder / "meta" / "esc50.csv", "ESC-50's index")
-    with table.open(newline="", encoding="utf-8") as stream:
-        rows = [r for r in csv.DictReader(stream) if not only_esc10 or r[ESC10_KEY] == "True"]
+    table = folder / "meta" / "esc50.csv"
+    rows = _rows(table, "ESC-50's index", {"filename", "fold", "category", ESC10_KEY})
+    rows = [row for row in rows if not only_esc10 or row[ESC10_KEY] == "True"]
     before = (fold - 2) % 5 + 1
     folds = {"test": {fold}, "val": {before}, "train": set(range(1, 6)) - {fold, before}}
     classes = tuple(sorted({r["category"] for r in rows}))
-    chosen = [r for r in rows if int(r["fold"]) in folds[_split(split)]]
+    wanted = folds[_split(split)]
+    chosen = [r for r in rows if _number(r["fold"], f"a fold in {table}") in wanted]
     files = [_file(folder / "audio" / r["filename"], "in esc50.csv") for r in chosen]
     where = f"esc{'10' if only_esc10 else '50'}-fold{fold}-{split}"
     targets = _indices([r["category"] for r in chosen], classes, where)
@@ -331,14 +359,17 @@ def audioset(table: str | Path, labels: str | Path, clips: str | Path) -> Labell
         SpecError: a missing list, an unknown label, or no clip at all.
     """
     folder = _folder(clips)
-    with _file(Path(labels), "the list of classes").open(newline="", encoding="utf-8") as stream:
-        kinds = list(csv.DictReader(stream))
-    number = {row["mid"]: int(row["index"]) for row in kinds}
+    kinds = _rows(Path(labels), "the list of classes", {"index", "mid", "display_name"})
+    number = {row["mid"]: _number(row["index"], f"an index in {labels}") for row in kinds}
+    if sorted(number.values()) != list(range(len(kinds))):
+        raise SpecError(f"{labels} must number its {len(kinds)} classes from 0 on, each once")
     have = {p.stem: p for p in folder.iterdir() if p.suffix in AUDIO}
     files, rows, missing = [], [], []
     with _file(Path(table), "the list of segments").open(newline="", encoding="utf-8") as stream:
         lines = (line for line in stream if not line.startswith("#"))
         for row in csv.reader(lines, skipinitialspace=True):
+            if len(row) < 4:
+                raise SpecError(f"{table} has the line {','.join(row)!r}, which names no labels")
             path = have.get(row[0]) or have.get(f"Y{row[0]}")
             if path is None:
                 missing.append(row[0])
@@ -399,7 +430,7 @@ def _idx(path: Path) -> NDArray[np.uint8]:
             data = stream.read()
         zero, kind, rank = struct.unpack(">HBB", data[:4])
         shape = struct.unpack(f">{rank}I", data[4 : 4 + 4 * rank])
-    except (OSError, EOFError, struct.error) as error:
+    except (OSError, EOFError, struct.error, zlib.error) as error:
         raise SpecError(f"{path} is not a whole gzipped idx file: {error}") from None
     body = np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * rank)
     if zero or kind != 8 or body.size != int(np.prod(shape)):
@@ -418,7 +449,7 @@ def fashion_mnist(root: str | Path, split: str) -> LabelledSet:
     folder = _folder(root)
     part = "t10k" if _split(split) == "test" else "train"
     images = _idx(folder / f"{part}-images-idx3-ubyte.gz")[..., None]
-    labels = _idx(folder / f"{part}-labels-idx1-ubyte.gz").astype(np.int64)
+    labels = _known(_idx(folder / f"{part}-labels-idx1-ubyte.gz"), FASHION, folder)
     if len(images) != len(labels):
         raise SpecError(f"{folder} has {len(images)} {part} images but {len(labels)} labels")
     if split != "test":
@@ -460,11 +491,17 @@ def cifar(root: str | Path, split: str, *, classes: int = 10) -> LabelledSet:
     if not test:
         cut = len(table) - len(table) // 10
         table = table[:cut] if split == "train" else table[cut:]
-    labels = table[:, lead - 1].astype(np.int64)
+    labels = _known(table[:, lead - 1], names, folder)
     pixels = table[:, lead:].reshape(-1, 3, CIFAR_SIDE, CIFAR_SIDE).transpose(0, 2, 3, 1)
     return LabelledSet(
         f"cifar{classes}-{split}", "image", names, labels, lambda i: np.asarray(pixels[i])
     )
+
+
+def _known(labels: NDArray[np.uint8], classes: tuple[str, ...], folder: Path) -> NDArray[np.int64]:
+    if labels.size and int(labels.max()) >= len(classes):
+        raise SpecError(f"{folder} has label {labels.max()}, its classes are {len(classes)}")
+    return labels.astype(np.int64)
 
 
 def _lines(path: Path) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from spectral_edge.frontend import StftFrontend
 from spectral_edge.models import build, load_checkpoint, save_checkpoint
 
 from .clips import load_clips, load_pairs
+from .interrupts import interruptible
 from .loaders import voicebank
 from .losses import enhancement_loss, ratio_mask
 from .mixing import (
@@ -311,6 +312,7 @@ def train(
     Raises:
         SpecError: an unknown key, a missing folder, or nothing to resume.
         AudioError: a clip that cannot be used.
+        KeyboardInterrupt: Ctrl-C; finished epochs are in the run's folder.
     """
     changes = {key.replace("__", "."): value for key, value in overrides.items()}
     if data_root is not None:
@@ -330,7 +332,8 @@ def train(
     show = sys.stderr.isatty() if progress is None else progress
     with _quiet_lightning():
         trainer = _trainer(parsed, folder, weights, show, stop_after_epochs)
-        trainer.fit(module, data, ckpt_path=str(checkpoint) if resume else None)
+        with interruptible(checkpoint):
+            trainer.fit(module, data, ckpt_path=str(checkpoint) if resume else None)
     return folder / "best.pt"
 
 

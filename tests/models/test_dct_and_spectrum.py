@@ -9,6 +9,7 @@ from spectral_edge.errors import SpecError
 from spectral_edge.layers.dct import TRANSFORMS, AxisTransform, dct_matrix, transform_matrix
 from spectral_edge.layers.rival_mixers import RIVALS, rival_mixer
 from spectral_edge.layers.spectrum import GATES, SpectrumMixing, band_edges
+from spectral_edge.models import build_classifier, prepare_integer_spectrum
 
 LENGTHS = (1, 2, 3, 6, 7, 14, 16, 24, 56)
 
@@ -42,7 +43,25 @@ def test_band_scales_leave_the_inverse_exact_and_survive_saving() -> None:
     torch.testing.assert_close(transform.inverse(transform(x)), x)
     copy = AxisTransform("dct", 12)
     copy.load_state_dict(transform.state_dict())
-    torch.testing.assert_close(copy(x), transform(x))
+    assert torch.equal(copy.analysis, transform.analysis)
+    assert torch.equal(copy.synthesis, transform.synthesis)
+
+
+def test_loaded_networks_give_the_bits_of_the_saved_ones() -> None:
+    """Constants are made anew, not derived from what is there; gains reach the pooling, too."""
+    torch.manual_seed(0)
+    x = torch.randn(4, 1, 96, 64)
+    model, copy = (build_classifier("dsm_kws_s", 4, (1, 96, 64)).eval() for _ in range(2))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        copy.load_state_dict(model.state_dict())
+        assert torch.equal(copy(x), model(x))
+        scaled = prepare_integer_spectrum(model, [x])
+        other = prepare_integer_spectrum(copy, [3 * x[:, :, :, torch.randperm(64)]])
+        assert not torch.equal(other(x), scaled(x))
+        other.load_state_dict(scaled.state_dict())
+        assert torch.equal(other(x), scaled(x))
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from spectral_edge.errors import SpecError
+from spectral_edge.training import ablation_saf
 from spectral_edge.training.ablation_dsm import _spectrum_sqnr
 from spectral_edge.training.ablation_page import load_table, main, results_page
 from spectral_edge.training.ablation_saf import TOY, Spectra, si_sdr
@@ -22,6 +26,7 @@ from spectral_edge.training.ablations import (
     experiment_ids,
     run_ablation,
 )
+from spectral_edge.training.clips import toy_noise, toy_speech
 from spectral_edge.training.synthetic import toy_se
 
 REGISTER = [*(f"S{i}" for i in range(1, 11)), *(f"D{i}" for i in range(1, 9)),
@@ -74,10 +79,91 @@ def test_a_run_is_repeatable_and_written(tmp_path: Path) -> None:
     assert "| 64x4 |" in (tmp_path / "F2.md").read_text()
 
 
+def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    """Killed in the middle: finished runs are not done again, and the table is the same."""
+    labels = ["16x16", "64x4"]
+    whole = run_ablation("F2", seeds=2, effort=0.1, only=labels, out=tmp_path / "whole")
+
+    def stop(done: int, total: int, what: str) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match=r"F2\.runs\.jsonl has the finished runs, go on"):
+        run_ablation("F2", seeds=2, effort=0.1, only=labels, out=tmp_path, progress=stop)
+    path = tmp_path / "F2.runs.jsonl"
+    kept = path.read_text().splitlines()
+    assert len(kept) == 1 + 3
+    path.write_text("\n".join([*kept, '{"label": "64x4", "se']))  # cut short by a power failure
+    table = run_ablation("F2", seeds=2, effort=0.1, only=labels, out=tmp_path, resume=True)
+    after = path.read_text().splitlines()
+    assert (after[:4], len(after)) == (kept, 5)
+    assert [row.values for row in table.rows] == [row.values for row in whole.rows]
+    assert [row.parameters for row in table.rows] == [row.parameters for row in whole.rows]
+    assert table.seconds == round(sum(json.loads(line)["seconds"] for line in after[1:]), 1)
+
+    started: list[int] = []
+    more = run_ablation("F2", seeds=3, effort=0.1, only=labels, out=tmp_path, resume=True,
+                        progress=lambda done, *_: started.append(done))  # fmt: skip
+    assert [row.values[:2] for row in more.rows] == [row.values for row in whole.rows]
+    assert len(path.read_text().splitlines()) == 7
+    run_ablation("F2", seeds=1, effort=0.1, only=labels[:1], out=tmp_path)  # anew without resume
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_runs_of_other_settings_are_not_mixed(tmp_path: Path) -> None:
+    run_ablation("F2", seeds=1, effort=0.05, only=["64x4"], out=tmp_path)
+    path = tmp_path / "F2.runs.jsonl"
+    with pytest.raises(SpecError, match=r"F2\.runs\.jsonl has runs with effort 0\.05, asked for"):
+        run_ablation("F2", seeds=1, effort=0.1, only=["64x4"], out=tmp_path, resume=True)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], "{", lines[1]]))
+    with pytest.raises(SpecError, match=r"line 2 of .*F2\.runs\.jsonl is no run"):
+        run_ablation("F2", seeds=1, effort=0.05, only=["64x4"], out=tmp_path, resume=True)
+    path.write_text("something else")
+    with pytest.raises(SpecError, match="holds no ablation runs"):
+        run_ablation("F2", seeds=1, effort=0.05, only=["64x4"], out=tmp_path, resume=True)
+    with pytest.raises(SpecError, match="resume needs out"):
+        run_ablation("F2", resume=True)
+
+
 def test_enhancement_and_int8_column() -> None:
     table = run_ablation("S2", seeds=1, effort=0.03, int8=True, only=["3 bands"])
     assert table.rows[0].int8_delta is not None
     assert table.rows[0].int8_delta > -6.0
+
+
+@pytest.mark.parametrize("name", ["S6", "S9"])
+def test_int8_column_of_denoising(name: str) -> None:
+    """Every trained denoiser has the column where it is asked for, also S6 and S9."""
+    module = import_module(f"spectral_edge.training.{EXPERIMENTS[name].module}")
+    labels = [v.label for v in module.variants(name, Context("toy", True))]
+    table = run_ablation(name, seeds=1, effort=0.03, int8=True, only=[labels[0], labels[-1]])
+    deltas = [row.int8_delta for row in table.rows]
+    assert all(delta is not None and abs(delta) < 3.0 for delta in deltas), deltas
+    assert any(deltas)  # the integer form is not the float network again
+    assert "--int8" in table.command
+
+
+def test_real_denoising_has_the_int8_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`ablate S9 --preset full --int8` at toy size, on folders as the real ones are laid out."""
+    rng = np.random.default_rng(0)
+    for name in ("clean_train", "clean_val", "noise_train", "noise_val"):
+        (tmp_path / "denoise" / name).mkdir(parents=True)
+        make = toy_speech if "clean" in name else lambda r, n, _: toy_noise(r, n)
+        for i in range(2):
+            wave = make(rng, 16_000, 16_000)
+            soundfile.write(tmp_path / "denoise" / name / f"{i}.flac", wave, 16_000)
+    small = replace(ablation_saf.FULL, seconds=0.5, train=8, test=2, steps=4, batch=2, channels=8)
+    monkeypatch.setattr(ablation_saf, "FULL", small)
+    labels = ["mask", "complex mask"]
+    arguments = {"preset": "full", "data_root": tmp_path, "only": labels, "out": tmp_path / "out"}
+    table = run_ablation("S9", seeds=1, int8=True, **arguments)  # type: ignore[arg-type]
+    assert [row.label for row in table.rows] == labels
+    assert all(row.int8_delta is not None for row in table.rows)
+    assert "int8 delta" in (tmp_path / "out" / "S9-full.md").read_text()
+    assert all({"SSNR gain (dB)"} <= set(row.extras) for row in table.rows)
 
 
 def test_measurements_run_once() -> None:
@@ -164,3 +250,43 @@ def test_page_of_results(tmp_path: Path) -> None:
     (tmp_path / "S2.json").write_text("{}")
     with pytest.raises(SpecError, match=r"S2\.json is no ablation table"):
         results_page(tmp_path)
+
+
+def test_a_page_keeps_tables_that_the_folder_lacks(tmp_path: Path) -> None:
+    """Real tables are made again without the synthetic ones, which stay as they are."""
+
+    def table(name: str, preset: str, audio: str = "", value: float = 1.0) -> AblationTable:
+        row = Row("a", [value], value, 0.0, 10, 20, 0.5, None, {})
+        return AblationTable(name, "why?", "x", preset, 1, [row], 3600.0, audio=audio)
+
+    old = [table("S1", "toy"), table("F3", "full", "keywords"), table("S9", "full"),
+           table("F3", "full", "esc10")]  # fmt: skip
+    for one in old:
+        one.write(tmp_path / "old")
+    page = tmp_path / "page.md"
+    assert main([str(tmp_path / "old"), "-o", str(page)]) == 0
+    before = page.read_text()
+    assert "took about 4.0 hours on one core" in before
+    table("F3", "full", "esc10", value=2.0).write(tmp_path / "new")
+    table("D1", "full", "keywords").write(tmp_path / "new")
+    assert main([str(tmp_path / "new"), "-o", str(page), "--keep", str(page)]) == 0
+    after = page.read_text()
+    assert "4 tables, 240 minutes in all" in after
+    assert [line for line in after.splitlines() if line.startswith("#")] == [
+        "# Ablations", "## Synthetic data", "### S1: why?", "## Real data",
+        "### S9: why?", "### D1: why?", "### F3: why?", "### F3: why?",
+    ]  # fmt: skip
+    assert after.count("| a | 2.000 |") == 1
+    changed = {line for line in before.splitlines() if line not in after.splitlines()}
+    assert len(changed) == 2  # hours of the page, tables of the section
+    again = results_page(tmp_path / "old", tmp_path / "new")
+    assert again == after
+    assert results_page(tmp_path / "new", keep=page) == after
+    with pytest.raises(SpecError, match="does not exist: leave keep out"):
+        results_page(tmp_path / "old", keep=tmp_path / "none.md")
+    (tmp_path / "other.md").write_text("# Something else")
+    with pytest.raises(SpecError, match="holds no ablation table"):
+        results_page(tmp_path / "old", keep=tmp_path / "other.md")
+    (tmp_path / "other.md").write_text("### S1: why?\n\nno command\n")
+    with pytest.raises(SpecError, match="without the command that made it"):
+        results_page(tmp_path / "old", keep=tmp_path / "other.md")

@@ -40,7 +40,7 @@ TINY = {
         "examples": [48, 16, 16],
         "options": {"seconds": 0.5},
     },
-    "features": {"mels": 40, "frames": 50},
+    "features": {"mels": 40, "frames": 50, "mean": -0.6, "std": 1.8},
     "run": {"epochs": 3, "batch": 16, "lr": 0.003, "accelerator": "cpu"},
 }
 
@@ -119,9 +119,15 @@ def test_several_labels_give_map(tmp_path: Path) -> None:
 def test_resume_goes_on(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="nothing to resume"):
         train_classifier(tiny(), out=tmp_path, resume=True)
-    train_classifier(tiny(**{"run.epochs": 1}), out=tmp_path)
-    result = train_classifier(tiny(**{"run.epochs": 2}), out=tmp_path, resume=True)
-    assert len(result.history) == 1  # only the second epoch ran
+    first = train_classifier(tiny(**{"run.epochs": 1}), out=tmp_path)
+    told: list[str] = []
+    result = train_classifier(
+        tiny(**{"run.epochs": 2}), out=tmp_path, resume=True,
+        progress=lambda done, total, what: told.append(f"{done}/{total} {what}"),
+    )  # fmt: skip
+    assert result.history[:1] == first.history  # told of the whole run
+    assert len(result.history) == 2
+    assert [line[:3] for line in told if "tiny:" in line] == ["2/2"]  # only the second epoch ran
 
 
 def test_start_from_a_checkpoint_with_another_head(tmp_path: Path) -> None:

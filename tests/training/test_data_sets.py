@@ -83,8 +83,32 @@ def test_csv_table(tmp_path: Path) -> None:
     (tmp_path / "a/2.wav").unlink()
     with pytest.raises(SpecError, match=r"2\.wav is missing, it is listed in list\.csv"):
         csv_set(table, "train")
-    with pytest.raises(SpecError, match="has no clips"):
+    with pytest.raises(SpecError, match="no row of split 'val'; its splits: test, train"):
         csv_set(table, "val")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"path,label,split\na.wav,x\n", r"row 1 of .*t\.csv ends before its split"),
+        (b"path,lable,split\n", "lacks the columns label"),
+        (b"", "lacks the columns label, path, split"),
+        (b"path,label,split\n\xff\xfe,x,train\n", "no CSV table in UTF-8"),
+        (b"path,label,split\n", "no row of split 'train'; its splits: none"),
+        (b"path,label,split\nnone.wav,x,train\n", r"none\.wav is missing, it is listed in t\.csv"),
+    ],
+)
+def test_broken_tables_are_named(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(SpecError, match=words):
+        csv_set(tmp_path / "t.csv", "train")
+
+
+def test_a_table_of_a_spreadsheet(tmp_path: Path) -> None:
+    """Spreadsheets put a byte order mark in front of UTF-8."""
+    tone(tmp_path / "1.wav")
+    (tmp_path / "t.csv").write_text("path,label\n1.wav,dog\n", encoding="utf-8-sig")
+    assert csv_set(tmp_path / "t.csv").classes == ("dog",)
 
 
 def test_csv_with_several_labels(tmp_path: Path) -> None:
@@ -144,6 +168,13 @@ def test_esc_folds(tmp_path: Path) -> None:
     assert esc50(tmp_path, "train", only_esc10=True).classes == ("dog",)
     with pytest.raises(SpecError, match="1…5"):
         esc50(tmp_path, "test", fold=6)
+    table = tmp_path / "meta/esc50.csv"
+    table.write_text(lines[0] + "\n1-dog.wav,one,0,dog,True,x,A\n")
+    with pytest.raises(SpecError, match=r"a fold in .*esc50\.csv is 'one', must be a whole number"):
+        esc50(tmp_path, "test")
+    table.write_text("filename,fold,category\n")
+    with pytest.raises(SpecError, match="lacks the columns esc10"):
+        esc50(tmp_path, "test")
 
 
 def test_audioset_reports_missing_clips(tmp_path: Path) -> None:
@@ -155,6 +186,12 @@ def test_audioset_reports_missing_clips(tmp_path: Path) -> None:
     assert examples.missing == ("bbb",)
     assert examples.targets.tolist() == [[1, 1]]
     assert examples.classes == ("Speech", "Music")
+    table.write_text("aaa, 0.000, 10.000\n")
+    with pytest.raises(SpecError, match="which names no labels"):
+        audioset(table, tmp_path / "labels.csv", tmp_path / "clips")
+    (tmp_path / "labels.csv").write_text("index,mid,display_name\n0,/m/1,Speech\n2,/m/2,Music\n")
+    with pytest.raises(SpecError, match="must number its 2 classes from 0 on, each once"):
+        audioset(table, tmp_path / "labels.csv", tmp_path / "clips")
 
 
 def test_audioset_recipe_never_chooses_by_the_evaluation_list(tmp_path: Path) -> None:
@@ -209,7 +246,15 @@ def test_idx_files(tmp_path: Path) -> None:
     train, val = (fashion_mnist(tmp_path, s) for s in ("train", "val"))
     assert (len(train), len(val)) == (2, 5000)
     assert np.array_equal(val.load(0)[..., 0], images[2])
+    path = tmp_path / "train-labels-idx1-ubyte.gz"
+    write_idx(path, np.arange(5002) % 11)
+    with pytest.raises(SpecError, match="has label 10, its classes are 10"):
+        fashion_mnist(tmp_path, "train")
     path = tmp_path / "train-images-idx3-ubyte.gz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:5000] + bytes(200) + whole[5200:])
+    with pytest.raises(SpecError, match="not a whole gzipped idx file"):
+        fashion_mnist(tmp_path, "train")
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(SpecError, match="not a whole gzipped idx file"):
         fashion_mnist(tmp_path, "train")
@@ -246,6 +291,9 @@ def test_image_folders(tmp_path: Path) -> None:
     (tmp_path / "n03").mkdir()
     with pytest.raises(SpecError, match="n03 has no image file"):
         folder_set(tmp_path)
+    (tmp_path / "n03" / "broken.jpg").write_bytes(b"no picture")
+    with pytest.raises(SpecError, match=r"broken\.jpg is no image that Pillow reads"):
+        folder_set(tmp_path).load(2)
 
 
 def test_sums(tmp_path: Path) -> None:
@@ -258,6 +306,12 @@ def test_sums(tmp_path: Path) -> None:
     assert seen == [(1, 1, "hash of x.txt")]
     (tmp_path / "x.txt").write_text("hallo")
     with pytest.raises(SpecError, match="SHA256SUMS says 2cf24dba5fb0"):
+        verify_sums(tmp_path)
+    (tmp_path / "x.txt").unlink()
+    with pytest.raises(SpecError, match=r"x\.txt is missing, it is listed in SHA256SUMS"):
+        verify_sums(tmp_path)
+    (tmp_path / "SHA256SUMS").write_text("")
+    with pytest.raises(SpecError, match="SHA256SUMS is empty"):
         verify_sums(tmp_path)
 
 
