@@ -51,10 +51,10 @@ demo: $(CORE)  ## the whole way once: model to bundle, parity, enhanced audio, l
 	$(ONE_THREAD) $(BIN)/spectral-edge demo --out $(OUT) $(if $(WAV),--wav "$(WAV)")
 
 test: $(CORE)  ## every test, two at a time
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 test-fast: $(CORE)  ## the tests that take seconds
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 -m "not slow" $(PYTEST_ARGS)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## format, lint and type check (changes nothing)
 	$(BIN)/ruff format --check .

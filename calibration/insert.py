@@ -25,6 +25,7 @@ from .fake_quant import (
     WeightQuantizer,
 )
 from .graph import add_constant, arguments, copy_graph, get_constant, output_nodes, record_values
+from .islands import mark_islands
 from .normalise import normalise
 from .observers import Observer
 from .ops import WEIGHTED
@@ -51,6 +52,7 @@ def insert_quantizers(
     normalise(program, module)
     annotation = annotate(program, module)
     values = record_values(program, module)
+    mark_islands(program, module.graph, annotation.statistics)
     for node in module.graph.nodes:
         if node.target is torch.ops.aten.mean.dim:
             node.meta[REDUCES] = values[node.args[0]].numel() // values[node].numel()

@@ -11,7 +11,9 @@ IEEE 754 fixes:
   as the sum stays below 2^24 (a square of codes is below 2^16, and mostly far below);
 - a square root is corrected by its exact residual (Dekker's splitting, Numerische Mathematik 18,
   1971), after which it is the nearest float32 whatever it was before;
-- the rest is element-wise: additions, products and quotients, which every engine rounds correctly.
+- the rest is element-wise: additions, products and quotients, which every engine rounds correctly;
+- the tensor that the island ends in has a power of two as its scale (``separate.py``), because one
+  engine divides by a scale where another multiplies by its reciprocal.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ from spectral_edge.program import StepProgram
 from .graph import add_constant, arguments, output_nodes, record_values
 from .ops import MOVE
 
-__all__ = ["spell_islands"]
+__all__ = ["ISLAND", "mark_islands", "spell_islands"]
+
+ISLAND = "spectral_edge.island"  # meta key: a float value that a recurrent state depends on
 
 _aten = torch.ops.aten
 _quantized = torch.ops.quantized_decomposed
@@ -50,6 +54,13 @@ def spell_islands(program: StepProgram) -> None:
     module.graph.eliminate_dead_code()
     module.graph.lint()
     module.recompile()
+
+
+def mark_islands(program: StepProgram, graph: fx.Graph, statistics: set[fx.Node]) -> None:
+    """Mark in a normalised graph what float islands compute and recurrent states depend on."""
+    for node in _remembered(program, graph):
+        if node in statistics or node.target in _ISLANDS:
+            node.meta[ISLAND] = True
 
 
 def _remembered(program: StepProgram, graph: fx.Graph) -> set[fx.Node]:
@@ -227,6 +238,7 @@ def _root(spelling: _Spelling, node: fx.Node) -> None:
     spelling.replace(node, root)
 
 
+_ISLANDS = {_aten.layer_norm.default, _aten.sqrt.default, _aten.rsqrt.default}
 _RULES: dict[Any, Any] = {
     _aten.layer_norm.default: _layer_norm,
     _aten.mean.dim: _sum,

@@ -17,6 +17,8 @@ rounds once. Such engines, and torch with float32 sums, then give the same integ
   of two, and its factors scales of few bits: its values are then exact in float32 and may lie on a
   boundary, which all engines round half to even. Zero points are even, so that they may be added
   before or after rounding.
+- What a float island ends in, where a recurrent state depends on it: a power of two, by which to
+  divide and by whose reciprocal to multiply are the same.
 
 Kernels that round twice (tflite-runtime 2.14) still differ by a code now and then.
 """
@@ -34,6 +36,7 @@ from spectral_edge.program import QParams
 
 from .fake_quant import ActivationQuantizer, WeightQuantizer
 from .insert import REDUCES, quantizer_of, quantizers
+from .islands import ISLAND
 from .ops import WEIGHTED, is_clamp
 from .quantizer import REQUANTIZE
 
@@ -84,6 +87,10 @@ def separate(module: fx.GraphModule) -> None:
     _even_zero_points(module)
     summed = _separate_sums(module)
     settled = set(summed)
+    for q in _islands(module):
+        if q.fixed is None and q not in settled:
+            _move(q, _power(q.qparams().scale))
+            settled.add(q)
     _shorten_factors(module, settled)
     for node in module.graph.nodes:
         if node.target in _PRODUCTS:
@@ -93,6 +100,12 @@ def separate(module: fx.GraphModule) -> None:
     for node in module.graph.nodes:
         if node.target in WEIGHTED:
             _separate_weight(module, node)
+
+
+def _islands(module: fx.GraphModule) -> set[ActivationQuantizer]:
+    nodes = [n for n in module.graph.nodes if ISLAND in n.meta and n.op == "call_function"]
+    found = [quantizer_of(module, n) for n in nodes]
+    return {q for q in found if q is not None}
 
 
 def _even_zero_points(module: fx.GraphModule) -> None:
@@ -139,6 +152,7 @@ def _separate_sums(module: fx.GraphModule) -> list[ActivationQuantizer]:
 
     results = set()
     products = {_result(module, n) for n in module.graph.nodes if n.target in _PRODUCTS}
+    powers = products | _islands(module)
     for result, operands in _sums(module):
         results.add(result)
         for operand in operands:
@@ -161,7 +175,7 @@ def _separate_sums(module: fx.GraphModule) -> list[ActivationQuantizer]:
                 scale = q.qparams().scale
                 if q in halved and unit * 2.0 ** (halved[q] + 3) < scale:
                     _move(q, _multiple(scale, unit * 2.0 ** halved[q]))
-                elif q in products and q not in results:
+                elif q in powers and q not in results:
                     _move(q, _power(scale))
                 else:
                     _move(q, _odd_multiple(scale, unit))

@@ -43,6 +43,11 @@ def pytest_configure(config: pytest.Config) -> None:
         build_core()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with tests of minutes, so that one worker does not end with them alone."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_torch_thread() -> None:
     """Small tensors run faster on one thread, and two workers share two cores."""

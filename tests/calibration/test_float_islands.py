@@ -50,11 +50,11 @@ def quantised(model: nn.Module, shape: tuple[int, ...], axis: int, seed: int) ->
     torch.manual_seed(seed)
     program = se.streamify(model, torch.randn(shape), axis, check_lengths=(1, 7))
     lengths = list(shape)
-    lengths[axis] = 120
+    lengths[axis] = 80
     return se.quantize(program, [(torch.randn(lengths),) for _ in range(3)])
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(
     ("model", "shape", "axis"),
     [(cumulative, (1, 12, 9), 2), (NormedRecurrence, (1, 9, 24), 1)],

@@ -93,11 +93,11 @@ def examples(case: Case) -> tuple[Any, Tensor]:
     rows, columns = case.size
     if case.form == "picture":
         frontend = se.ImageFrontend(rows, columns)
-        stack = np.stack([frontend.features(p) for p in pictures(16, rows)])
+        stack = np.stack([frontend.features(p) for p in pictures(8, rows)])
         return frontend, torch.from_numpy(stack)
     front = se.LogMelFrontend(n_mels=columns)
     if case.form == "window":
-        count = 3 if rows > 500 else 8
+        count = 3 if rows > 500 else 4
         frames = front.features(sounds(count * rows / 100))
         return front, torch.from_numpy(frames.reshape(count, 1, rows, columns))
     return front, torch.from_numpy(front.features(sounds(1.2)))[None, None]
@@ -141,7 +141,7 @@ def test_edge_classifier_goes_to_sessions(name: str, tmp_path: Path) -> None:
     for engine in ENGINES:
         with se.open(bundle, engine=engine) as session:
             if case.form == "picture":
-                said.append([session.classify(p) for p in pictures(20, 0)[16:]])
+                said.append([session.classify(p) for p in pictures(20, 0)[18:]])
             else:
                 said.append(session.process(sounds(2.0)))
     report = se.check(bundle, engines=ENGINES)
@@ -162,7 +162,7 @@ def test_edge_denoiser_goes_to_sessions(size: str, tmp_path: Path) -> None:
     model = getattr(se.models, f"saf_edge_{size}")(frontend)
     from spectral_edge.dsp.features import features_q16
 
-    features = features_q16(frontend, sounds(2.0)).astype(np.float32) / np.float32(65536)
+    features = features_q16(frontend, sounds(1.2)).astype(np.float32) / np.float32(65536)
     x = torch.from_numpy(features)[None]
     model.train()
     model(x)
@@ -176,5 +176,5 @@ def test_edge_denoiser_goes_to_sessions(size: str, tmp_path: Path) -> None:
     heard = []
     for engine in ENGINES:
         with se.open(bundle, engine=engine) as session:
-            heard.append(session.process(sounds(2.0)).astype(np.int32))
+            heard.append(session.process(sounds(1.2)).astype(np.int32))
     assert np.abs(heard[0] - heard[1]).max() <= np.abs(heard[0]).max() // 50

@@ -220,6 +220,7 @@ def test_a_few_random_graphs(layers: list[Spec], flat: bool) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @settings(
     max_examples=500,
     deadline=None,
