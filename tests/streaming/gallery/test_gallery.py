@@ -22,8 +22,13 @@ QUICK = ("deep filter", "dtln", "fsmn", "kwt", "rnnoise", "svdf", "tcn")  # the 
 
 
 def names(*, quick: bool) -> list[object]:
-    slow = [pytest.param(n, marks=pytest.mark.slow) for n in GALLERY if n not in QUICK]
-    return [*QUICK, *slow] if quick else [pytest.param(n, marks=pytest.mark.slow) for n in GALLERY]
+    at_once = QUICK if quick else ()
+    slow = [pytest.param(n, marks=marks(n)) for n in GALLERY if n not in at_once]
+    return [*at_once, *slow]
+
+
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.slow, *([pytest.mark.long] if name == "gtcrn" else [])]
 
 
 @pytest.mark.parametrize("name", names(quick=True))
