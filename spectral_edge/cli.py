@@ -408,7 +408,8 @@ def _train(args: argparse.Namespace) -> None:
             progress=progress,
             overrides={key: yaml.safe_load(value) for key, value in args.set},
         )
-    _show(args, trained)
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # of several devices' processes one speaks
+        _show(args, trained)
 
 
 def _key_and_value(text: str) -> tuple[str, str]:
