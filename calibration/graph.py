@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from spectral_edge.program import StepProgram
 __all__ = [
     "add_constant",
     "arguments",
+    "closure",
     "copy_graph",
     "get_constant",
     "is_float_tensor",
@@ -74,6 +76,18 @@ def replace_node(
     node.graph.erase_node(node)
     new.name = name
     return new
+
+
+def closure(start: Iterable[fx.Node], neighbours: Any) -> set[fx.Node]:
+    """Return what ``neighbours`` (node -> nodes) leads to from ``start``, ``start`` among it."""
+    reached: set[fx.Node] = set()
+    waiting = list(start)
+    while waiting:
+        node = waiting.pop()
+        if node not in reached:
+            reached.add(node)
+            waiting.extend(neighbours(node))
+    return reached
 
 
 def output_nodes(graph: fx.Graph) -> list[Any]:

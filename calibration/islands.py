@@ -27,7 +27,7 @@ from torch.ao.quantization.fx import _decomposed  # noqa: F401 (registers quanti
 
 from spectral_edge.program import StepProgram
 
-from .graph import add_constant, arguments, output_nodes, record_values
+from .graph import add_constant, arguments, closure, output_nodes, record_values
 from .ops import MOVE
 
 __all__ = ["ISLAND", "mark_islands", "spell_islands"]
@@ -70,21 +70,10 @@ def _remembered(program: StepProgram, graph: fx.Graph) -> set[fx.Node]:
     following = output_nodes(graph)[len(program.outputs) :]
     found: set[fx.Node] = set()
     for before, after in zip(states, following, strict=True):
-        before_it = _ancestors(after)
+        before_it = closure([after], lambda n: n.all_input_nodes)
         if before in before_it and _is_computed_from(after, before, before_it):
             found |= before_it
     return found
-
-
-def _ancestors(node: fx.Node) -> set[fx.Node]:
-    reached: set[fx.Node] = set()
-    waiting = [node]
-    while waiting:
-        node = waiting.pop()
-        if node not in reached:
-            reached.add(node)
-            waiting.extend(node.all_input_nodes)
-    return reached
 
 
 def _is_computed_from(after: fx.Node, before: fx.Node, between: set[fx.Node]) -> bool:

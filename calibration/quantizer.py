@@ -9,7 +9,7 @@ states, and statistics made of running sums.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import fx
 
 from spectral_edge.program import QParams, StepProgram
 
-from .graph import arguments, get_constant, is_float_tensor, output_nodes, record_values
+from .graph import arguments, closure, get_constant, is_float_tensor, output_nodes, record_values
 from .ops import FIXED, FLOAT, FUSABLE, MOVE, SHARE, is_clamp
 from .running import running_statistics
 
@@ -146,20 +146,9 @@ def _exact_path(program: StepProgram, module: fx.GraphModule) -> set[fx.Node]:
     path: set[fx.Node] = set()
     for i, spec in enumerate(program.states.values()):
         if spec.exact:
-            after = _closure([placeholders[inputs + i]], lambda n: n.users)
-            path |= after & _closure([returned[outputs + i]], lambda n: n.all_input_nodes)
+            after = closure([placeholders[inputs + i]], lambda n: n.users)
+            path |= after & closure([returned[outputs + i]], lambda n: n.all_input_nodes)
     return path
-
-
-def _closure(start: Iterable[fx.Node], neighbours: Any) -> set[fx.Node]:
-    reached: set[fx.Node] = set()
-    waiting = list(start)
-    while waiting:
-        node = waiting.pop()
-        if node not in reached:
-            reached.add(node)
-            waiting.extend(neighbours(node))
-    return reached
 
 
 def _raw_nodes(

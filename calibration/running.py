@@ -15,7 +15,7 @@ from torch import fx
 
 from spectral_edge.program import StepProgram
 
-from .graph import output_nodes
+from .graph import closure, output_nodes
 from .ops import MOVE
 
 __all__ = ["running_statistics"]
@@ -77,15 +77,8 @@ def _running_sums(program: StepProgram, module: fx.GraphModule) -> Iterator[set[
 
 def _between(before: fx.Node, after: fx.Node) -> set[fx.Node]:
     """Return the nodes on all paths from ``before`` to ``after``, both among them."""
-    reached = {before}
-    for node in before.graph.nodes:  # in the order of computation
-        if any(n in reached for n in node.all_input_nodes):
-            reached.add(node)
-    used = {after}
-    for node in reversed(before.graph.nodes):
-        if any(n in used for n in node.users):
-            used.add(node)
-    return reached & used
+    following = closure([before], lambda n: n.users)
+    return following & closure([after], lambda n: n.all_input_nodes)
 
 
 def _forward(path: set[fx.Node]) -> set[fx.Node]:
