@@ -37,7 +37,7 @@ over seeds with the differences; where it names several variants, the table does
 best. `int8 delta` is the change of the metric by w8a8 post-training quantisation, calibrated on
 training data; an empty cell means the network has no integer form (an FFT inside). Measurements
 (D5, X1) have no such column, and D7 has its own. Milliseconds are PyTorch's on one thread and only
-rough; on this page those of real data were measured again, apart from the trainings.
+rough; those of real data were taken beside other programs: do not compare them.
 """
 SECTIONS = {"toy": "## Synthetic data", "full": "## Real data"}
 TABLE = re.compile(r"^### (?P<id>\w+): .*?(?=^##|\Z)", re.MULTILINE | re.DOTALL)
